@@ -1,0 +1,1 @@
+"""Engines: plaintext oracle, secret sharing, homomorphic encryption; one interface for all."""

@@ -1,0 +1,195 @@
+"""What every engine offers to a workload.
+
+A workload is written once against `Engine` and runs at every party, in plaintext (`engines.plain`), on shares
+(`engines.mpc`), and on shapes alone when a plan is recorded or a dealer follows the job. Hence the rules:
+
+- Every party calls the same methods in the same order with the same shapes. Nothing may branch on a value.
+- Plaintext enters through `private`: the array at the party that holds it, None at all others.
+- Plaintext leaves through `open`, which needs a `Permit`. There is no other way out.
+- A `Secret` carries numbers in fixed point (`is_integer` False) or exact integers (True: bits, counts, one-hot
+  rows). Products of an integer and a number need no truncation. Shapes broadcast as in numpy.
+
+Arrays that go in and come out are float64 (numbers) or int64 (integers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Engine", "Permit", "Secret"]
+
+FloatArray = NDArray[np.float64]
+AnyArray = NDArray[Any]
+
+
+class Secret(Protocol):
+    """A value that no single party knows. It has a shape, and nothing else to look at."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def is_integer(self) -> bool: ...
+
+
+class Permit:
+    """The right to open the named outputs of one job. Only the release gate of the worker makes one."""
+
+    __slots__ = ("job_id", "outputs")
+
+    def __init__(self, job_id: str, outputs: Sequence[str]) -> None:
+        self.job_id = job_id
+        self.outputs = frozenset(outputs)
+
+    def __repr__(self) -> str:
+        return f"Permit({self.job_id}, {sorted(self.outputs)})"
+
+
+class Engine(Protocol):
+    """Arithmetic on secrets. `rank` is None where only shapes are known (a plan, a dealer)."""
+
+    @property
+    def rank(self) -> int | None: ...
+
+    @property
+    def parties(self) -> int: ...
+
+    @property
+    def frac_bits(self) -> int: ...
+
+    # ---- in and out
+    def private(self, value: AnyArray | None, shape: Sequence[int], holder: int, *, integer: bool = False) -> Secret:
+        """A value that party `holder` knows in the clear. Reveals: nothing. Cost: none until it is used."""
+        ...
+
+    def public(self, value: AnyArray | float, *, integer: bool = False) -> Secret:
+        """A constant that everybody knows, as a secret. Cost: none."""
+        ...
+
+    def zeros(self, shape: Sequence[int], *, integer: bool = False) -> Secret: ...
+
+    def open(self, name: str, value: Secret, to: int, permit: Permit) -> AnyArray | None:
+        """The plaintext of output `name` at rank `to`, None elsewhere. Reveals: the value, to `to` only."""
+        ...
+
+    # ---- local
+    def add(self, x: Secret, y: Secret | AnyArray | float) -> Secret: ...
+
+    def sub(self, x: Secret, y: Secret | AnyArray | float) -> Secret: ...
+
+    def neg(self, x: Secret) -> Secret: ...
+
+    def times_integer(self, x: Secret, factor: int | NDArray[np.int64]) -> Secret:
+        """Multiplies by public integers. Exact, local."""
+        ...
+
+    def sum(self, x: Secret, axis: int | None = None, *, keepdims: bool = False) -> Secret: ...
+
+    def reshape(self, x: Secret, shape: Sequence[int]) -> Secret: ...
+
+    def transpose(self, x: Secret, axes: Sequence[int]) -> Secret: ...
+
+    def concat(self, xs: Sequence[Secret], axis: int) -> Secret: ...
+
+    def broadcast(self, x: Secret, shape: Sequence[int]) -> Secret: ...
+
+    def rows(self, x: Secret, start: int, stop: int) -> Secret:
+        """x[start:stop]. A mask that was opened for x serves its row ranges too."""
+        ...
+
+    def take(self, x: Secret, indices: NDArray[np.int64], axis: int) -> Secret:
+        """Public gather along `axis`."""
+        ...
+
+    # ---- products
+    def scale(self, x: Secret, factor: float | FloatArray) -> Secret:
+        """Multiplies by public numbers (truncates)."""
+        ...
+
+    def mul(self, x: Secret, y: Secret) -> Secret: ...
+
+    def matmul(self, x: Secret, y: Secret, *, transpose_x: bool = False, transpose_y: bool = False) -> Secret:
+        """2-d product. What was opened for an operand in an earlier product is used again."""
+        ...
+
+    def conv2d(
+        self,
+        x: Secret,
+        weight: Secret,
+        *,
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
+    ) -> Secret:
+        """x (N, C, H, W), weight (O, C/groups, KH, KW), padding (top, left, bottom, right)."""
+        ...
+
+    # ---- comparisons; bits are integers
+    def ge_zero(self, x: Secret) -> Secret:
+        """1 where x >= 0, else 0."""
+        ...
+
+    def relu(self, x: Secret) -> Secret: ...
+
+    def relu_with_bit(self, x: Secret) -> tuple[Secret, Secret]:
+        """max(x, 0) and the bit x >= 0, which a backward pass multiplies by."""
+        ...
+
+    def max_pool2d(
+        self, x: Secret, *, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int]
+    ) -> Secret: ...
+
+    def avg_pool2d(
+        self,
+        x: Secret,
+        *,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        count_include_pad: bool,
+    ) -> Secret: ...
+
+    def argmax_onehot(self, x: Secret) -> Secret:
+        """Along the last axis: integer one-hot of the first maximum."""
+        ...
+
+    def sort_with_bit(self, keys: Secret, bits: Secret) -> tuple[Secret, Secret]:
+        """1-d: keys ascending, equal keys by their bit ascending, with the bits carried along."""
+        ...
+
+    # ---- non-linear functions
+    def sigmoid(self, x: Secret) -> Secret: ...
+
+    def tanh(self, x: Secret) -> Secret: ...
+
+    def softmax(self, x: Secret) -> Secret:
+        """Along the last axis, exact for any gap between its inputs."""
+        ...
+
+    def reciprocal(self, x: Secret, low: float, high: float) -> Secret:
+        """1/x for 0 < low <= x <= high."""
+        ...
+
+    def inverse_sqrt(self, x: Secret, low: float, high: float) -> Secret:
+        """x^-1/2 for 0 < low <= x <= high."""
+        ...
+
+    def divide_integers(self, numerator: Secret, denominator: Secret, bits: int) -> Secret:
+        """n/d as a number, for integers 0 <= n <= d < 2^bits; 0 where d is 0. Relative error of the quotient
+        at most 2^-18."""
+        ...
+
+    # ---- control
+    def repeat(self, count: int) -> Iterator[int]:
+        """range(count), for bodies whose steps are the same each time: a plan records one of them."""
+        ...
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Names the steps inside for progress, plans and errors."""
+        ...
