@@ -13,7 +13,8 @@
     ├── SessionError         the computation stopped
     │   ├── PeerLost         who and at which step
     │   └── Desynchronised   expected and found frame
-    └── StoreError           the node's own disk or database
+    ├── StoreError           the node's own disk or database
+    └── NotReady             nothing is wrong, but somebody has to act first
 
 `code` is stable and may be tested for; `public` is what a peer or a user may read; `hint` says what to do
 next. Messages are lower case, without a full stop, and name what was expected and what was found.
@@ -149,3 +150,14 @@ class StoreError(EnclaveError):
     """The node's own storage failed: disk full, a file of a newer version, a damaged ledger."""
 
     code = "store"
+
+
+class NotReady(EnclaveError):
+    """Nothing is wrong: a person or a party has to act before this can go on."""
+
+    code = "not_ready"
+    retryable = True
+
+    def __init__(self, public: str, *, job_id: str = "", hint: str = "") -> None:
+        super().__init__(public, hint=hint)
+        self.job_id = job_id
