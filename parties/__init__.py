@@ -1,0 +1,1 @@
+"""The parties of a job: whoever has an address and a person behind it."""

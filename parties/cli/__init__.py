@@ -1,0 +1,82 @@
+"""`enclave ...`: arguments become one call, its outcome becomes output and an exit code.
+
+Nothing heavy is imported until the command is known, so that `--help` and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+
+from enclave.errors import EnclaveError
+from parties.cli.arguments import UsageError, build_parser
+from parties.cli.console import DONE, FAILED, INTERRUPTED, USAGE, Answer, Console
+
+__all__ = ["main"]
+
+Command = Callable[[Namespace, Console], Answer]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code. Expected errors never show a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parsed = build_parser().parse_args(given)
+    except UsageError as error:
+        return _usage(error, as_json="--json" in given)
+    except SystemExit as stop:  # --help
+        return stop.code if isinstance(stop.code, int) else DONE
+    console = Console(sys.stdout, sys.stderr, as_json=parsed.json)
+    try:
+        return console.answer(_commands(parsed.group)[parsed.command](parsed, console))
+    except EnclaveError as error:
+        return console.error(error)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # The reader of our output went away; Python would complain again while flushing at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
+        return console.error(_file_error(error))
+    except KeyboardInterrupt:
+        console.note("interrupted")
+        return INTERRUPTED
+
+
+def _commands(group: str) -> Mapping[str, Command]:
+    if group in ("owner", "dealer"):
+        from parties.cli import nodes
+
+        return nodes.COMMANDS
+    if group == "buyer":
+        from parties.cli import buying
+
+        return buying.COMMANDS
+    if group == "auditor":
+        from parties.cli import auditing
+
+        return auditing.COMMANDS
+    if group == "demo":
+        from parties.cli import showing
+
+        return showing.COMMANDS
+    from parties.cli import identities
+
+    return identities.COMMANDS
+
+
+def _usage(error: UsageError, *, as_json: bool) -> int:
+    hint = f"see {error.prog} --help"
+    if as_json:
+        print(json.dumps({"error": {"code": "usage", "message": str(error), "hint": hint}}), flush=True)
+    else:
+        sys.stderr.write(f"{error.usage}error: {error}\nhint: {hint}\n")
+    return USAGE
+
+
+def _file_error(error: OSError) -> EnclaveError:
+    where = f" {error.filename}" if error.filename else ""
+    reason = (error.strerror or str(error)).lower()
+    return EnclaveError(f"cannot use{where}: {reason}", code="file", hint="check the path and its permissions")

@@ -1,0 +1,210 @@
+"""The command line as data: which commands there are and what they take. Imports nothing heavy.
+
+A leaf sets `command` to its full name, for example "buyer evaluate"; `parties.cli` maps that to a function.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+from parties.cli.units import bandwidth_bps, duration_s, endpoint
+
+__all__ = ["METRICS", "UsageError", "build_parser"]
+
+METRICS = ("accuracy", "confusion", "auc", "rmse", "r2")
+KINDS = ("logistic", "linear", "softmax", "mlp")
+_EPILOG = """exit codes: 0 done, 1 refused or failed, 2 wrong usage, 75 not ready yet
+
+--home is $ENCLAVE_HOME or ~/.enclave unless given; with --json, stdout carries JSON and nothing else."""
+Subparsers = Any  # argparse's own class for this is private
+
+
+class UsageError(Exception):
+    """Arguments that the command does not take."""
+
+    def __init__(self, text: str, usage: str, prog: str) -> None:
+        super().__init__(text)
+        self.usage = usage
+        self.prog = prog
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, self.format_usage(), self.prog)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line; `parse_args` raises UsageError."""
+    parser = _Parser(
+        prog="enclave",
+        description="Evaluate and train models on data you never see.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    default_home = Path(os.environ.get("ENCLAVE_HOME") or Path.home() / ".enclave")
+    parser.add_argument("--home", type=Path, default=default_home, help="directory of this party")
+    parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    groups = parser.add_subparsers(dest="group", metavar="COMMAND", required=True)
+    _identity(groups)
+    _owner(groups)
+    _dealer(groups)
+    _buyer(groups)
+    _auditor(groups)
+    demo = _leaf(groups, "demo", "demo", "run an evaluation and a training between real processes on this machine")
+    demo.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR (new or empty) and leave everything there")
+    return parser
+
+
+def _leaf(parent: Subparsers, name: str, command: str, text: str) -> argparse.ArgumentParser:
+    leaf: argparse.ArgumentParser = parent.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    leaf.add_argument("--home", type=Path, default=argparse.SUPPRESS, help="directory of this party")
+    leaf.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON for machines")
+    leaf.set_defaults(command=command)
+    return leaf
+
+
+def _group(parent: Subparsers, name: str, text: str) -> Subparsers:
+    group = parent.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    return group.add_subparsers(dest="verb", metavar="COMMAND", required=True)
+
+
+def _identity(groups: Subparsers) -> None:
+    init = _leaf(groups, "init", "init", "make this party's home: keys, certificate, public card")
+    init.add_argument("role", choices=("owner", "dealer", "buyer", "auditor"))
+    init.add_argument("name", metavar="NAME")
+    init.add_argument(
+        "--listen", type=endpoint, metavar="HOST:PORT", help="where the node of an owner or dealer listens"
+    )
+    init.add_argument("--advertise", type=endpoint, metavar="HOST:PORT", help="where others reach it, if elsewhere")
+    trust = _leaf(groups, "trust", "trust", "accept another party by its card")
+    trust.add_argument("card", type=Path, metavar="CARD")
+    trust.add_argument("--replace", action="store_true", help="replace a card of the same name")
+    card = _leaf(groups, "card", "card", "show this party's public card")
+    card.add_argument("--out", type=Path, metavar="FILE", help="write a copy of the card there")
+    _leaf(groups, "rotate", "rotate", "make a new TLS certificate and card under the same signing key")
+
+
+def _owner(groups: Subparsers) -> None:
+    owner = _group(groups, "owner", "host data")
+    add = _leaf(owner, "add", "owner add", "offer a data set described by a TOML file")
+    add.add_argument("dataset", type=Path, metavar="DATASET.toml")
+    _leaf(owner, "serve", "owner serve", "run the node until it is told to stop")
+    approve = _leaf(owner, "approve", "owner approve", "agree to a job that waits for a person")
+    approve.add_argument("job", metavar="JOB")
+    withdraw = _leaf(owner, "withdraw", "owner withdraw", "end a job that has not released anything")
+    withdraw.add_argument("job", metavar="JOB")
+    _leaf(owner, "jobs", "owner jobs", "list the jobs of this node")
+
+
+def _dealer(groups: Subparsers) -> None:
+    dealer = _group(groups, "dealer", "deal correlated randomness")
+    _leaf(dealer, "serve", "dealer serve", "run the node until it is told to stop")
+
+
+def _buyer(groups: Subparsers) -> None:
+    buyer = _group(groups, "buyer", "evaluate and train models")
+    datasets = _leaf(buyer, "datasets", "buyer datasets", "list what the trusted owners offer")
+    datasets.add_argument("--mock", type=Path, metavar="DIR", help="write the public mock twin of each data set there")
+
+    quote = _group(buyer, "quote", "price a job before proposing it")
+    for name in ("evaluate", "train"):
+        leaf = _leaf(quote, name, f"buyer quote {name}", f"rounds, bytes and time of `{name}`")
+        _job(leaf)
+        _model(leaf) if name == "evaluate" else _schedule(leaf)
+        leaf.add_argument("--bandwidth", type=bandwidth_bps, default="100Mbit", metavar="RATE", help="default 100Mbit")
+        leaf.add_argument("--latency", type=duration_s, default="20ms", metavar="TIME", help="one way, default 20ms")
+        leaf.add_argument("--rows", type=_counts, metavar="N[,N]", help="rows of each owner: contacts nobody")
+        if name == "evaluate":
+            _metrics(leaf)
+        else:
+            leaf.add_argument(
+                "--buyer-rows", type=_count, default=0, metavar="N", help="training rows of the buyer's own"
+            )
+
+    evaluate = _leaf(buyer, "evaluate", "buyer evaluate", "score a model on owners' rows; only the metrics come back")
+    _job(evaluate)
+    _model(evaluate)
+    _metrics(evaluate)
+    _conduct(evaluate)
+
+    train = _leaf(buyer, "train", "buyer train", "train a model on the rows of all owners together")
+    _job(train)
+    _schedule(train)
+    train.add_argument("--out", type=Path, metavar="MODEL", help="write the model there: .onnx or .safetensors")
+    train.add_argument("--rows", type=Path, metavar="FILE", help="Parquet or CSV with training rows of the buyer's own")
+    train.add_argument("--keep-shared", action="store_true", help="release nothing: the model stays in shares")
+    _conduct(train)
+
+    predict = _leaf(buyer, "predict", "buyer predict", "a prediction for every row, where the owner's policy allows it")
+    _job(predict)
+    _model(predict)
+    predict.add_argument("--out", type=Path, metavar="FILE.csv", help="write the predictions there")
+    _conduct(predict)
+
+    _leaf(buyer, "jobs", "buyer jobs", "list the jobs of this buyer")
+    result = _leaf(buyer, "result", "buyer result", "show a job's result; runs a job that was waiting for approval")
+    result.add_argument("job", metavar="JOB")
+    result.add_argument("--wait", type=duration_s, default=0.0, metavar="TIME", help="how long to wait for approval")
+
+
+def _auditor(groups: Subparsers) -> None:
+    auditor = _group(groups, "auditor", "check what others claim")
+    verify = _leaf(auditor, "verify", "auditor verify", "check a receipt, offline")
+    verify.add_argument("receipt", type=Path, metavar="RECEIPT")
+    report = _leaf(auditor, "report", "auditor report", "turn a job's leakage report into one HTML page")
+    report.add_argument("report", type=Path, metavar="REPORT.json")
+    report.add_argument("--out", type=Path, metavar="FILE.html", help="default: beside the report")
+
+
+def _job(leaf: argparse.ArgumentParser) -> None:
+    leaf.add_argument("--data", action="append", required=True, metavar="OWNER/DATASET", help="repeat for more owners")
+    leaf.add_argument("--encoding", type=Path, required=True, metavar="FILE.toml", help="how rows become numbers")
+    leaf.add_argument("--dealer", metavar="NAME", help="default: the only trusted dealer")
+    leaf.add_argument(
+        "--frac-bits", type=int, default=20, metavar="N", help="fractional bits of fixed point, default 20"
+    )
+
+
+def _model(leaf: argparse.ArgumentParser) -> None:
+    leaf.add_argument("--model", type=Path, required=True, metavar="MODEL.onnx")
+    leaf.add_argument("--block-rows", type=_count, default=4096, metavar="N", help="rows at a time, default 4096")
+
+
+def _metrics(leaf: argparse.ArgumentParser) -> None:
+    leaf.add_argument("--metric", action="append", choices=METRICS, help="repeat for more; default accuracy")
+    leaf.add_argument(
+        "--predictions", action="store_true", help="also a prediction for every row, if the policy allows"
+    )
+
+
+def _schedule(leaf: argparse.ArgumentParser) -> None:
+    leaf.add_argument("--kind", choices=KINDS, required=True)
+    leaf.add_argument("--hidden", type=_counts, default=(), metavar="N[,N]", help="widths of an MLP's hidden layers")
+    leaf.add_argument("--epochs", type=_count, default=10)
+    leaf.add_argument("--batch", type=_count, default=64, metavar="ROWS")
+    leaf.add_argument("--learning-rate", type=float, default=0.1, metavar="RATE")
+    leaf.add_argument("--momentum", type=float, default=0.9)
+    leaf.add_argument("--l2", type=float, default=0.0, metavar="PENALTY")
+    leaf.add_argument("--seed", type=int, default=0, help="public: order of rows and initial weights")
+
+
+def _conduct(leaf: argparse.ArgumentParser) -> None:
+    leaf.add_argument("--mock", action="store_true", help="first try it here, in plaintext, on the mock twins")
+    leaf.add_argument("--wait", type=duration_s, default=0.0, metavar="TIME", help="how long to wait for approval")
+    leaf.add_argument(
+        "--expires", type=duration_s, default="1d", metavar="TIME", help="lifetime of the job, default 1d"
+    )
+    leaf.add_argument("--purpose", default="", metavar="TEXT", help="shown to the owners, and part of the receipt")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(_count(part.strip()) for part in text.split(","))
