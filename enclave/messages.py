@@ -467,6 +467,42 @@ class ColumnInfo(Value):
 
 
 @dataclass(frozen=True, slots=True)
+class JobRef(Value):
+    """Names a job; signed, it is the order to withdraw it."""
+
+    wire = node_pb2.JobRef
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo(Value):
+    """What a buyer may know of a data set, and what the owner's policy could allow that buyer."""
+
+    wire = node_pb2.DatasetInfo
+    ref: DatasetRef
+    description: str
+    columns: tuple[ColumnInfo, ...]
+    job_kinds: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    minimum_rows: int = 0
+    approval: str = "manual"
+    mock_parquet: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeReply(Value):
+    """A node's answer to who it is and what it offers the caller."""
+
+    wire = node_pb2.DescribeReply
+    name: str
+    role: str
+    datasets: tuple[DatasetInfo, ...]
+    claims: tuple[str, ...]
+    code_version: str
+    profile: str
+
+
+@dataclass(frozen=True, slots=True)
 class LinkTraffic(Value):
     """Bytes between this party and one peer."""
 

@@ -1,3 +1,4 @@
+from enclave.wire import job_pb2 as _job_pb2
 from enclave.wire import node_pb2 as _node_pb2
 from enclave.wire import receipt_pb2 as _receipt_pb2
 from google.protobuf.internal import containers as _containers
@@ -9,42 +10,54 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Order(_message.Message):
-    __slots__ = ("spec", "spec_signature", "session_id", "party", "home", "data_path", "listen_host", "port_low", "port_high", "step_deadline_s", "profile")
+    __slots__ = ("spec", "home", "dataset", "listen_host", "port_low", "port_high", "connect_s", "step_deadline_s", "dealer_bytes_limit")
     SPEC_FIELD_NUMBER: _ClassVar[int]
-    SPEC_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
-    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
-    PARTY_FIELD_NUMBER: _ClassVar[int]
     HOME_FIELD_NUMBER: _ClassVar[int]
-    DATA_PATH_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
     LISTEN_HOST_FIELD_NUMBER: _ClassVar[int]
     PORT_LOW_FIELD_NUMBER: _ClassVar[int]
     PORT_HIGH_FIELD_NUMBER: _ClassVar[int]
+    CONNECT_S_FIELD_NUMBER: _ClassVar[int]
     STEP_DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
-    PROFILE_FIELD_NUMBER: _ClassVar[int]
-    spec: bytes
-    spec_signature: bytes
-    session_id: str
-    party: str
+    DEALER_BYTES_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    spec: _job_pb2.Signed
     home: str
-    data_path: str
+    dataset: str
     listen_host: str
     port_low: int
     port_high: int
+    connect_s: float
     step_deadline_s: float
-    profile: str
-    def __init__(self, spec: _Optional[bytes] = ..., spec_signature: _Optional[bytes] = ..., session_id: _Optional[str] = ..., party: _Optional[str] = ..., home: _Optional[str] = ..., data_path: _Optional[str] = ..., listen_host: _Optional[str] = ..., port_low: _Optional[int] = ..., port_high: _Optional[int] = ..., step_deadline_s: _Optional[float] = ..., profile: _Optional[str] = ...) -> None: ...
+    dealer_bytes_limit: int
+    def __init__(self, spec: _Optional[_Union[_job_pb2.Signed, _Mapping]] = ..., home: _Optional[str] = ..., dataset: _Optional[str] = ..., listen_host: _Optional[str] = ..., port_low: _Optional[int] = ..., port_high: _Optional[int] = ..., connect_s: _Optional[float] = ..., step_deadline_s: _Optional[float] = ..., dealer_bytes_limit: _Optional[int] = ...) -> None: ...
 
 class WorkerEvent(_message.Message):
-    __slots__ = ("listening", "progress", "sealed", "outcome")
+    __slots__ = ("listening", "progress", "sealed", "outcome", "locate", "ready", "connected")
     LISTENING_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
     OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    LOCATE_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
     listening: _node_pb2.Endpoint
     progress: Progress
     sealed: Sealed
     outcome: Outcome
-    def __init__(self, listening: _Optional[_Union[_node_pb2.Endpoint, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., sealed: _Optional[_Union[Sealed, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ...) -> None: ...
+    locate: Locate
+    ready: Ready
+    connected: Ready
+    def __init__(self, listening: _Optional[_Union[_node_pb2.Endpoint, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., sealed: _Optional[_Union[Sealed, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., locate: _Optional[_Union[Locate, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., connected: _Optional[_Union[Ready, _Mapping]] = ...) -> None: ...
+
+class Ready(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Locate(_message.Message):
+    __slots__ = ("rank",)
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    def __init__(self, rank: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("steps_done", "steps_total", "stage")
@@ -57,40 +70,42 @@ class Progress(_message.Message):
     def __init__(self, steps_done: _Optional[int] = ..., steps_total: _Optional[int] = ..., stage: _Optional[str] = ...) -> None: ...
 
 class Sealed(_message.Message):
-    __slots__ = ("transcript", "outputs", "rows")
-    TRANSCRIPT_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("job_id", "outputs", "rows", "transcript")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
-    transcript: _receipt_pb2.Transcript
+    TRANSCRIPT_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
     outputs: _containers.RepeatedScalarFieldContainer[str]
     rows: int
-    def __init__(self, transcript: _Optional[_Union[_receipt_pb2.Transcript, _Mapping]] = ..., outputs: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ...) -> None: ...
+    transcript: _receipt_pb2.Transcript
+    def __init__(self, job_id: _Optional[str] = ..., outputs: _Optional[_Iterable[str]] = ..., rows: _Optional[int] = ..., transcript: _Optional[_Union[_receipt_pb2.Transcript, _Mapping]] = ...) -> None: ...
 
 class Outcome(_message.Message):
-    __slots__ = ("ok", "code", "text", "transcript", "report")
-    OK_FIELD_NUMBER: _ClassVar[int]
-    CODE_FIELD_NUMBER: _ClassVar[int]
-    TEXT_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("failure", "transcript", "report", "plan_digest")
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     TRANSCRIPT_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
-    ok: bool
-    code: str
-    text: str
+    PLAN_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    failure: _node_pb2.Failure
     transcript: _receipt_pb2.Transcript
     report: bytes
-    def __init__(self, ok: _Optional[bool] = ..., code: _Optional[str] = ..., text: _Optional[str] = ..., transcript: _Optional[_Union[_receipt_pb2.Transcript, _Mapping]] = ..., report: _Optional[bytes] = ...) -> None: ...
+    plan_digest: bytes
+    def __init__(self, failure: _Optional[_Union[_node_pb2.Failure, _Mapping]] = ..., transcript: _Optional[_Union[_receipt_pb2.Transcript, _Mapping]] = ..., report: _Optional[bytes] = ..., plan_digest: _Optional[bytes] = ...) -> None: ...
 
 class NodeOrder(_message.Message):
-    __slots__ = ("start", "permit", "refuse", "cancel")
+    __slots__ = ("start", "permit", "refuse", "cancel", "located")
     START_FIELD_NUMBER: _ClassVar[int]
     PERMIT_FIELD_NUMBER: _ClassVar[int]
     REFUSE_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
+    LOCATED_FIELD_NUMBER: _ClassVar[int]
     start: Order
     permit: Permit
-    refuse: str
-    cancel: bool
-    def __init__(self, start: _Optional[_Union[Order, _Mapping]] = ..., permit: _Optional[_Union[Permit, _Mapping]] = ..., refuse: _Optional[str] = ..., cancel: _Optional[bool] = ...) -> None: ...
+    refuse: _node_pb2.Failure
+    cancel: _node_pb2.Failure
+    located: Located
+    def __init__(self, start: _Optional[_Union[Order, _Mapping]] = ..., permit: _Optional[_Union[Permit, _Mapping]] = ..., refuse: _Optional[_Union[_node_pb2.Failure, _Mapping]] = ..., cancel: _Optional[_Union[_node_pb2.Failure, _Mapping]] = ..., located: _Optional[_Union[Located, _Mapping]] = ...) -> None: ...
 
 class Permit(_message.Message):
     __slots__ = ("job_id", "outputs")
@@ -99,3 +114,13 @@ class Permit(_message.Message):
     job_id: str
     outputs: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, job_id: _Optional[str] = ..., outputs: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Located(_message.Message):
+    __slots__ = ("rank", "address", "failure")
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    rank: int
+    address: str
+    failure: _node_pb2.Failure
+    def __init__(self, rank: _Optional[int] = ..., address: _Optional[str] = ..., failure: _Optional[_Union[_node_pb2.Failure, _Mapping]] = ...) -> None: ...
