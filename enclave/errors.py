@@ -71,6 +71,7 @@ class PlanMismatch(Refused):
         )
         self.expected = expected
         self.found = found
+        self.who = who
 
 
 class BadInput(EnclaveError):
