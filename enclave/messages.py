@@ -40,6 +40,11 @@ def check(condition: bool, text: str) -> None:
         raise BadSpec(text)
 
 
+def is_name(text: str) -> bool:
+    """Whether `text` can name a party, a data set or a file: letters, digits, `_.-`, at most 64, no leading sign."""
+    return bool(_NAME.fullmatch(text))
+
+
 class Value:
     """Base of all wire values: a frozen dataclass whose `wire` names the protobuf message of the same shape."""
 
