@@ -1,0 +1,58 @@
+# make demo    the main job on this machine: real processes, mutual TLS, real data
+# make test    all tests
+# make check   lint, format, types, layers, style, generated code
+# make proto   regenerates enclave/wire from proto/
+# make env     the environment alone
+#
+# Each target makes .venv when it is missing and brings it up to date when pyproject.toml or constraints.txt changed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test check proto env clean
+
+PYTHON ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed.stamp
+
+# Data sets that are not part of the project; tests that need one are skipped where there are none.
+ifneq ($(wildcard ../shared/data),)
+export ENCLAVE_DATA ?= $(abspath ../shared/data)
+endif
+
+demo: $(STAMP)
+	$(BIN)/enclave demo $(DEMO_ARGS)
+
+# One thread a process: the tests run many parties at once.
+test: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PYTEST_ARGS) tests
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_layers.py tests/test_style.py tests/test_wire.py
+
+proto: $(STAMP)
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. proto/enclave/wire/*.proto
+	$(BIN)/python -m grpc_tools.protoc -Iproto --grpc_python_out=. proto/enclave/wire/node.proto
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@python="$(PYTHON)"; \
+	if [ -z "$$python" ]; then \
+	  for candidate in python3.11 python3.12 python3; do \
+	    if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; \
+	    then python=$$candidate; break; fi; \
+	  done; \
+	fi; \
+	if [ -z "$$python" ]; then echo "needs Python 3.11 or 3.12: make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then $$python -m venv --clear $(VENV); fi
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
