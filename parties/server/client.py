@@ -1,0 +1,179 @@
+"""Calls to another party's node: values in, values out, and the node's own exceptions."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import grpc
+
+from enclave.channel import tls
+from enclave.errors import BadSpec, EnclaveError, NotReady, SessionError
+from enclave.identity import Card, Identity
+from enclave.messages import Decision, DescribeReply, JobRef, JobSpec, JobStatus, Signed
+from enclave.wire import node_pb2, node_pb2_grpc
+from parties.server.statuses import error_of_call
+
+__all__ = ["NodeClient", "start_everywhere"]
+
+_MAX_REPLY_BYTES = 64 << 20
+_FINAL = frozenset({"RELEASED", "REFUSED", "FAILED", "WITHDRAWN", "EXPIRED"})
+
+
+class NodeClient:
+    """A connection to the node of `card`, which must show a certificate that stands on it.
+
+    Every method raises what the node raised (`enclave.errors`), SessionError when the node cannot be reached or
+    does not answer in time, and Untrusted when somebody else answers. Methods may be called from several threads.
+    """
+
+    def __init__(self, identity: Identity, card: Card, *, address: str = "", deadline_s: float = 15.0) -> None:
+        self.card = card
+        self.address = address or card.address
+        if not self.address:
+            raise SessionError(f"{card.name} has no address on its card", code="session.unreachable")
+        self._identity = identity
+        self._deadline_s = deadline_s
+        self._channel = tls.dial(identity, card, self.address, max_message_bytes=_MAX_REPLY_BYTES)
+        self._stub = node_pb2_grpc.NodeStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> NodeClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self._channel.close()
+
+    def describe(self) -> DescribeReply:
+        """Who the node is, and what it offers this party."""
+        return DescribeReply.from_message(self._call(self._stub.Describe, node_pb2.DescribeRequest()))
+
+    def propose(self, signed: Signed) -> Decision:
+        """Hands in a signed JobSpec. A refusal is a decision with reasons, not an exception."""
+        return Decision.from_message(self._call(self._stub.Propose, signed.to_message()))
+
+    def approve(self, signed: Signed) -> Decision:
+        """Hands in the operator's signed Approval, at the operator's own node."""
+        return Decision.from_message(self._call(self._stub.Approve, signed.to_message()))
+
+    def start(self, job_id: str) -> JobStatus:
+        """Asks for a worker; the answer comes after some seconds at most, RUNNING or still waiting for one."""
+        return JobStatus.from_message(self._call(self._stub.Start, node_pb2.JobRef(job_id=job_id)))
+
+    def locate(self, job_id: str, *, within_s: float = 30.0, stop: Callable[[], bool] = lambda: False) -> str:
+        """host:port of the node's worker for this job, once it listens; NotReady when it does not `within_s`."""
+        end_s = time.monotonic() + within_s
+        while True:
+            try:
+                return str(self._call(self._stub.Locate, node_pb2.JobRef(job_id=job_id)).address)
+            except NotReady:
+                if time.monotonic() > end_s or stop():
+                    raise
+                time.sleep(0.1)
+
+    def status(self, job_id: str) -> Iterator[JobStatus]:
+        """The job's status now and at every change until it is final. Closing the iterator ends the call."""
+        while True:
+            final = False
+            call = self._stub.Status(node_pb2.JobRef(job_id=job_id))
+            try:
+                for message in call:
+                    status = JobStatus.from_message(message)
+                    final = status.state in _FINAL
+                    yield status
+            except grpc.RpcError as error:
+                raise self._error(error) from error
+            finally:
+                call.cancel()
+            if final:
+                return
+            time.sleep(0.3)
+
+    def status_now(self, job_id: str) -> JobStatus:
+        """The job's status at this moment."""
+        for status in self.status(job_id):
+            return status
+        raise SessionError(f"no status of job {job_id} from {self.card.name}")
+
+    def fetch(self, job_id: str) -> dict[str, bytes]:
+        """Documents of a finished job by name: "statement" (Signed), "report" (JSON), "receipt". NotReady before."""
+        documents: dict[str, bytearray] = {}
+        size = 0
+        try:
+            for chunk in self._stub.Fetch(node_pb2.JobRef(job_id=job_id), timeout=4 * self._deadline_s):
+                documents.setdefault(chunk.name, bytearray()).extend(chunk.data)
+                size += len(chunk.data)
+                if size > _MAX_REPLY_BYTES or len(documents) > 16:
+                    raise BadSpec(f"documents of {self.card.name} too long: at most {_MAX_REPLY_BYTES} bytes")
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+        return {name: bytes(data) for name, data in documents.items()}
+
+    def countersign(self, signed: Signed) -> Signed:
+        """Hands in a ReceiptBody signed by this party; gets the node's countersignature."""
+        return Signed.from_message(self._call(self._stub.Countersign, signed.to_message()))
+
+    def withdraw(self, job_id: str) -> JobStatus:
+        """Withdraws the job at this node, signed by this party."""
+        signed = self._identity.sign("withdraw", JobRef(job_id).encode())
+        return JobStatus.from_message(self._call(self._stub.Withdraw, signed.to_message()))
+
+    def _call(self, method: Any, request: Any) -> Any:
+        try:
+            return method(request, timeout=self._deadline_s)
+        except grpc.RpcError as error:
+            raise self._error(error) from error
+
+    def _error(self, error: grpc.RpcError) -> EnclaveError:
+        return error_of_call(error, who=self.card.name, address=self.address)
+
+
+def start_everywhere(
+    clients: Sequence[NodeClient],
+    spec: JobSpec,
+    *,
+    waiting: Callable[[NodeClient, JobStatus], None] | None = None,
+    now_unix_s: Callable[[], float] = time.time,
+) -> None:
+    """Gets a worker for the job at every node, one node after the other, in the order of their key ids.
+
+    Every buyer takes workers in this one order, and holds those it has while it waits for the next: hence no two
+    jobs can wait for each other. While it waits, the nodes that have a worker ready are told so again; a node
+    whose buyer is silent gives the worker to another job.
+
+    Args:
+        waiting: told, about twice a minute or more often, which node the job waits for.
+
+    Raises:
+        SessionError: the job ended at a node before the last had a worker; Refused and others as raised by a node.
+    """
+    held: list[NodeClient] = []
+    for client in sorted(clients, key=lambda c: c.card.key_id):
+        while True:
+            status = _started(client, spec.job_id)
+            if status.state not in ("PROPOSED", "ADMITTED"):
+                break
+            if status.state == "PROPOSED":
+                raise NotReady(f"{client.card.name} has not approved the job yet", job_id=spec.job_id)
+            if now_unix_s() > spec.expires_unix_s:
+                raise SessionError(f"the job expired while it waited for a worker at {client.card.name}")
+            if waiting is not None:
+                waiting(client, status)
+            for other in held:
+                _started(other, spec.job_id)
+        held.append(client)
+
+
+def _started(client: NodeClient, job_id: str) -> JobStatus:
+    status = client.start(job_id)
+    if status.state in _FINAL:
+        text = "; ".join(r.text for r in status.reasons)
+        raise SessionError(
+            f"the job is {status.state.lower()} at {client.card.name}" + (f": {text}" if text else ""),
+            code="session.ended",
+        )
+    return status
