@@ -7,7 +7,8 @@ A workload is written once against `Engine` and runs at every party, in plaintex
 - Plaintext enters through `private`: the array at the party that holds it, None at all others.
 - Plaintext leaves through `open`, which needs a `Permit`. There is no other way out.
 - A `Secret` carries numbers in fixed point (`is_integer` False) or exact integers (True: bits, counts, one-hot
-  rows). Products of an integer and a number need no truncation. Shapes broadcast as in numpy.
+  rows). Products of an integer and a number need no truncation; a sum of the two is a number. Shapes broadcast
+  as in numpy.
 
 Arrays that go in and come out are float64 (numbers) or int64 (integers).
 """
@@ -88,6 +89,10 @@ class Engine(Protocol):
         """Multiplies by public integers. Exact, local."""
         ...
 
+    def as_integer(self, x: Secret) -> Secret:
+        """The integer x * 2^frac_bits of a number x: the same ring word, read as an integer. Exact, local."""
+        ...
+
     def sum(self, x: Secret, axis: int | None = None, *, keepdims: bool = False) -> Secret: ...
 
     def reshape(self, x: Secret, shape: Sequence[int]) -> Secret: ...
@@ -108,7 +113,7 @@ class Engine(Protocol):
 
     # ---- products
     def scale(self, x: Secret, factor: float | FloatArray) -> Secret:
-        """Multiplies by public numbers (truncates)."""
+        """Multiplies by public numbers (truncates). Small factors keep their relative precision (2^-18 or better)."""
         ...
 
     def mul(self, x: Secret, y: Secret) -> Secret: ...
@@ -181,8 +186,8 @@ class Engine(Protocol):
         ...
 
     def divide_integers(self, numerator: Secret, denominator: Secret, bits: int) -> Secret:
-        """n/d as a number, for integers 0 <= n <= d < 2^bits; 0 where d is 0. Relative error of the quotient
-        at most 2^-18."""
+        """n/d as a number, for integers 0 <= n <= d < 2^bits, bits <= 60; 0 where d is 0. Relative error of the
+        quotient at most 2^-18, besides its own rounding to frac_bits."""
         ...
 
     # ---- control
