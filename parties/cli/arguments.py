@@ -84,7 +84,8 @@ def _identity(groups: Subparsers) -> None:
     trust.add_argument("--replace", action="store_true", help="replace a card of the same name")
     card = _leaf(groups, "card", "card", "show this party's public card")
     card.add_argument("--out", type=Path, metavar="FILE", help="write a copy of the card there")
-    _leaf(groups, "rotate", "rotate", "make a new TLS certificate and card under the same signing key")
+    rotate = _leaf(groups, "rotate", "rotate", "make a new TLS certificate and card under the same signing key")
+    rotate.add_argument("--drop-old", action="store_true", help="the old TLS key may be stolen: refuse it at once")
 
 
 def _owner(groups: Subparsers) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from enclave.errors import EnclaveError, NotReady, PolicyRefused
+from enclave.errors import BadData, EnclaveError, NotReady, PolicyRefused
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "NOT_READY", "USAGE", "Answer", "Console", "exit_code", "table"]
 
@@ -68,6 +68,8 @@ class Console:
         """Prints the error (and, with --json, its object on stdout) and returns the exit code."""
         if self.as_json:
             body: dict[str, Any] = {"code": error.code, "message": error.public, "hint": error.hint}
+            if isinstance(error, BadData) and error.detail:
+                body["detail"] = error.detail
             if isinstance(error, PolicyRefused):
                 body["rules"] = list(error.rules)
             if isinstance(error, NotReady) and error.job_id:
@@ -75,6 +77,9 @@ class Console:
             print(json.dumps({"error": body}), file=self.stdout, flush=True)
         else:
             print(f"error: {error.public}", file=self.stderr)
+            detail = error.detail if isinstance(error, BadData) else ""
+            if detail:
+                print(f"detail: {detail}", file=self.stderr)
             if error.hint:
                 print(f"hint: {error.hint}", file=self.stderr)
         return exit_code(error)

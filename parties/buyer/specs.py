@@ -1,0 +1,206 @@
+"""From what a buyer asks for to the specification that everybody reads.
+
+Everything here is public: the result is serialised once, signed, and travels unchanged. What is secret (weights,
+salts, the buyer's own rows) never comes near.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from enclave.errors import BadInput, BadModel, BadSpec
+from enclave.identity import Card
+from enclave.messages import (
+    Architecture,
+    DatasetInfo,
+    DatasetRef,
+    Encoding,
+    JobSpec,
+    PartyRef,
+    Training,
+)
+from enclave.models import dense_architecture, output_shape
+
+__all__ = [
+    "KINDS",
+    "METRICS",
+    "Offer",
+    "Schedule",
+    "Terms",
+    "check_metrics",
+    "job_spec",
+    "split_data",
+    "trained_network",
+]
+
+KINDS = ("logistic", "linear", "softmax", "mlp")
+METRICS = ("accuracy", "confusion", "auc", "rmse", "r2")
+_CLASS_METRICS = ("accuracy", "confusion", "auc")
+_NUMBER_METRICS = ("rmse", "r2")
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A data set as its owner describes it to this buyer."""
+
+    owner: Card
+    info: DatasetInfo
+    code_version: str
+
+    @property
+    def name(self) -> str:
+        """OWNER/DATASET, the name by which a buyer asks for it."""
+        return f"{self.owner.name}/{self.info.ref.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How to train: the public hyperparameters, in scikit-learn's words."""
+
+    kind: str
+    hidden: tuple[int, ...] = ()
+    epochs: int = 10
+    batch_rows: int = 64
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    l2: float = 0.0
+    seed: int = 0
+    keep_shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The conditions of a job besides what it computes."""
+
+    created_unix_s: int
+    lifetime_s: int = 86_400
+    frac_bits: int = 20
+    block_rows: int = 4096
+    purpose: str = ""
+
+
+def split_data(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """(owner, data set) of each OWNER/DATASET; raises BadInput when one is malformed or an owner stands twice."""
+    found = []
+    for name in names:
+        owner, slash, dataset = name.partition("/")
+        if not slash or not owner or not dataset or "/" in dataset:
+            raise BadInput(f"expected OWNER/DATASET, found {name[:80]!r}", hint="see enclave buyer datasets")
+        found.append((owner, dataset))
+    if not found:
+        raise BadInput("a job needs at least one data set", hint="see enclave buyer datasets")
+    owners = [owner for owner, _ in found]
+    twice = sorted({owner for owner in owners if owners.count(owner) > 1})
+    if twice:
+        raise BadInput(f"one data set per owner and job, found two of {twice[0]}")
+    return tuple(found)
+
+
+def check_metrics(metrics: Sequence[str], encoding: Encoding, architecture: Architecture) -> None:
+    """Raises BadInput when a metric does not go with the target or the model's output."""
+    for name in metrics:
+        if name not in METRICS:
+            raise BadInput(f"expected a metric among {', '.join(METRICS)}, found {name[:40]!r}")
+    if encoding.target is None and metrics:
+        raise BadInput(f"{metrics[0]} needs a [target] in the encoding")
+    if encoding.target is not None:
+        wrong = _CLASS_METRICS if encoding.target.numeric is not None else _NUMBER_METRICS
+        for name in metrics:
+            if name in wrong:
+                kind = "a number" if encoding.target.numeric is not None else "classes"
+                raise BadInput(f"{name} does not go with a target of {kind}")
+    classes = encoding.target.classes if encoding.target is not None else None
+    if "auc" in metrics and classes is not None and len(classes.classes) != 2:
+        raise BadInput(f"auc needs two classes, found {len(classes.classes)}")
+    if classes is not None:
+        outputs = output_shape(architecture)
+        allowed = {(1,), (2,)} if len(classes.classes) == 2 else {(len(classes.classes),)}
+        if outputs not in allowed:
+            raise BadModel(f"a model of {len(classes.classes)} classes must put out one score each, found {outputs}")
+
+
+def trained_network(schedule: Schedule, encoding: Encoding) -> tuple[Architecture, Training]:
+    """The network and the schedule of a training job; raises BadInput when kind and target do not go together."""
+    if encoding.target is None:
+        raise BadInput("training needs a [target] in the encoding")
+    kind, classes = schedule.kind, encoding.target.classes
+    if kind not in KINDS:
+        raise BadInput(f"kind must be one of {', '.join(KINDS)}, found {kind[:40]!r}")
+    if (kind == "mlp") != bool(schedule.hidden):
+        raise BadInput("hidden layers belong to kind mlp, and an mlp needs them", hint="for example hidden 64,32")
+    count = 1 if classes is None else len(classes.classes)
+    if kind == "linear" and classes is not None:
+        raise BadInput("linear regression needs a number as target, found classes")
+    if kind in ("logistic", "softmax") and classes is None:
+        raise BadInput(f"{kind} regression needs classes as target, found a number")
+    if kind == "logistic" and count != 2:
+        raise BadInput(f"logistic regression needs two classes, found {count}", hint="use kind softmax")
+    if classes is None:
+        loss, outputs = "squared", 1
+    elif count == 2 and kind != "softmax":
+        loss, outputs = "logistic", 1
+    else:
+        loss, outputs = "cross_entropy", count
+    architecture = dense_architecture(encoding.width, schedule.hidden, outputs)
+    if schedule.seed < 0 or schedule.seed >= 1 << 64:
+        raise BadInput(f"seed must lie in 0..2^64-1, found {schedule.seed}")
+    training = Training(
+        loss=loss,
+        epochs=schedule.epochs,
+        batch_rows=schedule.batch_rows,
+        learning_rate=schedule.learning_rate,
+        momentum=schedule.momentum,
+        l2=schedule.l2,
+        shuffle_seed=schedule.seed,
+        init_seed=schedule.seed,
+        deliver="shared" if schedule.keep_shared else "buyer",
+    )
+    return architecture, training
+
+
+def job_spec(
+    *,
+    owners: Sequence[Card],
+    datasets: Sequence[DatasetRef],
+    buyer: Card,
+    dealer: Card,
+    encoding: Encoding,
+    architecture: Architecture,
+    outputs: Sequence[str],
+    terms: Terms,
+    code_version: str,
+    training: Training | None = None,
+    model_commitment: bytes = b"",
+    buyer_rows: int = 0,
+) -> JobSpec:
+    """The specification, still without its plan digest; raises BadInput where the request contradicts itself."""
+    if math.prod(architecture.input_shape) != encoding.width:
+        raise BadModel(
+            f"the encoding yields {encoding.width} numbers a row, the model takes {architecture.input_shape}",
+            hint="compare the [[features]] of the encoding with the columns the model was trained on",
+        )
+    parties = [PartyRef(card.name, card.role, card.key_id, card.address) for card in (*owners, buyer, dealer)]
+    try:
+        return JobSpec(
+            job_id=secrets.token_hex(16),
+            kind="evaluate" if training is None else "train",
+            created_unix_s=terms.created_unix_s,
+            expires_unix_s=terms.created_unix_s + terms.lifetime_s,
+            parties=tuple(parties),
+            datasets=tuple(datasets),
+            encoding=encoding,
+            architecture=architecture,
+            model_commitment=model_commitment,
+            outputs=tuple(outputs),
+            training=training,
+            frac_bits=terms.frac_bits,
+            code_version=code_version,
+            purpose=terms.purpose,
+            block_rows=terms.block_rows,
+            buyer_rows=buyer_rows,
+        )
+    except BadSpec as error:
+        raise BadInput(error.public, hint=error.hint, code=error.code) from error
