@@ -87,9 +87,17 @@ class BadModel(BadInput):
 
 
 class BadData(BadInput):
-    """Rows that do not fit the declared encoding."""
+    """Rows that do not fit the declared encoding.
+
+    `public` names the column and says nothing that depends on a value: it may reach the buyer. `detail` (row
+    counts, a parser's own words) is for the operator of the data's own node; it never travels.
+    """
 
     code = "input.data"
+
+    def __init__(self, public: str, *, hint: str = "", code: str = "", detail: str = "") -> None:
+        super().__init__(public, hint=hint, code=code)
+        self.detail = detail
 
 
 class BadSpec(BadInput):
