@@ -92,7 +92,7 @@ class Failure(Value):
     def error(self) -> EnclaveError:
         """The exception that `of` was given, with the text it had there."""
         result = self._build()
-        result.public, result.hint, result.args = self.text, self.hint, (self.text,)
+        result.code, result.public, result.hint, result.args = self.code, self.text, self.hint, (self.text,)
         return result
 
     def _build(self) -> EnclaveError:
@@ -111,12 +111,11 @@ class Failure(Value):
                 case errors.NotReady.code:
                     return errors.NotReady(self.text, job_id=self.expected)
         except ValueError:
-            return EnclaveError(self.text, code=self.code)
+            return EnclaveError(self.text)
         code = self.code
         while code and code not in _PLAIN:
             code = code.rpartition(".")[0]
-        kind = _PLAIN.get(code, EnclaveError)
-        return kind(self.text, code=self.code)
+        return _PLAIN.get(code, EnclaveError)(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +136,7 @@ class Order(Value):
 
 @dataclass(frozen=True, slots=True)
 class PermitOrder(Value):
-    """The node's durable yes: these outputs may be opened to the buyer."""
+    """The yes of this party's gate: these outputs may be opened to the buyer once all have agreed."""
 
     wire = session_pb2.Permit
     job_id: str
@@ -164,6 +163,7 @@ class NodeOrder(Value):
     refuse: Failure | None = None
     cancel: Failure | None = None
     located: Located | None = None
+    release: Ready | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +233,7 @@ class WorkerEvent(Value):
     locate: Locate | None = None
     ready: Ready | None = None
     connected: Ready | None = None
+    agreed: Ready | None = None
 
 
 def write_frame(stream: BinaryIO, value: Value) -> None:

@@ -75,6 +75,11 @@ class NodeStub:
                 request_serializer=enclave_dot_wire_dot_job__pb2.Signed.SerializeToString,
                 response_deserializer=enclave_dot_wire_dot_job__pb2.Signed.FromString,
                 _registered_method=True)
+        self.Deposit = channel.unary_unary(
+                '/enclave.wire.Node/Deposit',
+                request_serializer=enclave_dot_wire_dot_node__pb2.Chunk.SerializeToString,
+                response_deserializer=enclave_dot_wire_dot_node__pb2.JobRef.FromString,
+                _registered_method=True)
         self.Withdraw = channel.unary_unary(
                 '/enclave.wire.Node/Withdraw',
                 request_serializer=enclave_dot_wire_dot_job__pb2.Signed.SerializeToString,
@@ -139,6 +144,13 @@ class NodeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Deposit(self, request, context):
+        """the complete receipt, for this party's own files
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Withdraw(self, request, context):
         """body: JobRef
         """
@@ -188,6 +200,11 @@ def add_NodeServicer_to_server(servicer, server):
                     servicer.Countersign,
                     request_deserializer=enclave_dot_wire_dot_job__pb2.Signed.FromString,
                     response_serializer=enclave_dot_wire_dot_job__pb2.Signed.SerializeToString,
+            ),
+            'Deposit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Deposit,
+                    request_deserializer=enclave_dot_wire_dot_node__pb2.Chunk.FromString,
+                    response_serializer=enclave_dot_wire_dot_node__pb2.JobRef.SerializeToString,
             ),
             'Withdraw': grpc.unary_unary_rpc_method_handler(
                     servicer.Withdraw,
@@ -411,6 +428,33 @@ class Node:
             '/enclave.wire.Node/Countersign',
             enclave_dot_wire_dot_job__pb2.Signed.SerializeToString,
             enclave_dot_wire_dot_job__pb2.Signed.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Deposit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/enclave.wire.Node/Deposit',
+            enclave_dot_wire_dot_node__pb2.Chunk.SerializeToString,
+            enclave_dot_wire_dot_node__pb2.JobRef.FromString,
             options,
             channel_credentials,
             insecure,

@@ -32,7 +32,7 @@ class Order(_message.Message):
     def __init__(self, spec: _Optional[_Union[_job_pb2.Signed, _Mapping]] = ..., home: _Optional[str] = ..., dataset: _Optional[str] = ..., listen_host: _Optional[str] = ..., port_low: _Optional[int] = ..., port_high: _Optional[int] = ..., connect_s: _Optional[float] = ..., step_deadline_s: _Optional[float] = ..., dealer_bytes_limit: _Optional[int] = ...) -> None: ...
 
 class WorkerEvent(_message.Message):
-    __slots__ = ("listening", "progress", "sealed", "outcome", "locate", "ready", "connected")
+    __slots__ = ("listening", "progress", "sealed", "outcome", "locate", "ready", "connected", "agreed")
     LISTENING_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
@@ -40,6 +40,7 @@ class WorkerEvent(_message.Message):
     LOCATE_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    AGREED_FIELD_NUMBER: _ClassVar[int]
     listening: _node_pb2.Endpoint
     progress: Progress
     sealed: Sealed
@@ -47,7 +48,8 @@ class WorkerEvent(_message.Message):
     locate: Locate
     ready: Ready
     connected: Ready
-    def __init__(self, listening: _Optional[_Union[_node_pb2.Endpoint, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., sealed: _Optional[_Union[Sealed, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., locate: _Optional[_Union[Locate, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., connected: _Optional[_Union[Ready, _Mapping]] = ...) -> None: ...
+    agreed: Ready
+    def __init__(self, listening: _Optional[_Union[_node_pb2.Endpoint, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., sealed: _Optional[_Union[Sealed, _Mapping]] = ..., outcome: _Optional[_Union[Outcome, _Mapping]] = ..., locate: _Optional[_Union[Locate, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., connected: _Optional[_Union[Ready, _Mapping]] = ..., agreed: _Optional[_Union[Ready, _Mapping]] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ()
@@ -94,18 +96,20 @@ class Outcome(_message.Message):
     def __init__(self, failure: _Optional[_Union[_node_pb2.Failure, _Mapping]] = ..., transcript: _Optional[_Union[_receipt_pb2.Transcript, _Mapping]] = ..., report: _Optional[bytes] = ..., plan_digest: _Optional[bytes] = ...) -> None: ...
 
 class NodeOrder(_message.Message):
-    __slots__ = ("start", "permit", "refuse", "cancel", "located")
+    __slots__ = ("start", "permit", "refuse", "cancel", "located", "release")
     START_FIELD_NUMBER: _ClassVar[int]
     PERMIT_FIELD_NUMBER: _ClassVar[int]
     REFUSE_FIELD_NUMBER: _ClassVar[int]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     LOCATED_FIELD_NUMBER: _ClassVar[int]
+    RELEASE_FIELD_NUMBER: _ClassVar[int]
     start: Order
     permit: Permit
     refuse: _node_pb2.Failure
     cancel: _node_pb2.Failure
     located: Located
-    def __init__(self, start: _Optional[_Union[Order, _Mapping]] = ..., permit: _Optional[_Union[Permit, _Mapping]] = ..., refuse: _Optional[_Union[_node_pb2.Failure, _Mapping]] = ..., cancel: _Optional[_Union[_node_pb2.Failure, _Mapping]] = ..., located: _Optional[_Union[Located, _Mapping]] = ...) -> None: ...
+    release: Ready
+    def __init__(self, start: _Optional[_Union[Order, _Mapping]] = ..., permit: _Optional[_Union[Permit, _Mapping]] = ..., refuse: _Optional[_Union[_node_pb2.Failure, _Mapping]] = ..., cancel: _Optional[_Union[_node_pb2.Failure, _Mapping]] = ..., located: _Optional[_Union[Located, _Mapping]] = ..., release: _Optional[_Union[Ready, _Mapping]] = ...) -> None: ...
 
 class Permit(_message.Message):
     __slots__ = ("job_id", "outputs")

@@ -117,6 +117,10 @@ class NodeClient:
         """Hands in a ReceiptBody signed by this party; gets the node's countersignature."""
         return Signed.from_message(self._call(self._stub.Countersign, signed.to_message()))
 
+    def deposit(self, receipt: bytes) -> None:
+        """Hands over the complete receipt, which the node checks and keeps."""
+        self._call(self._stub.Deposit, node_pb2.Chunk(name="receipt", data=receipt))
+
     def withdraw(self, job_id: str) -> JobStatus:
         """Withdraws the job at this node, signed by this party."""
         signed = self._identity.sign("withdraw", JobRef(job_id).encode())

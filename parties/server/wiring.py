@@ -54,6 +54,10 @@ class Handler(Protocol):
 
     def countersign(self, caller: Card, signed: Signed) -> Signed: ...
 
+    def deposit(self, caller: Card, receipt: bytes) -> str:
+        """Keeps a complete receipt; the job's id."""
+        ...
+
     def withdraw(self, caller: Card, signed: Signed) -> JobStatus: ...
 
 
@@ -214,6 +218,10 @@ class _Servicer(node_pb2_grpc.NodeServicer):
     def Countersign(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._guard.call(context) as caller:
             return self._handler.countersign(caller, Signed.from_message(request)).to_message()
+
+    def Deposit(self, request: Any, context: grpc.ServicerContext) -> Any:
+        with self._guard.call(context) as caller:
+            return node_pb2.JobRef(job_id=self._handler.deposit(caller, request.data))
 
     def Withdraw(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._guard.call(context) as caller:

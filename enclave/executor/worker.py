@@ -1,0 +1,222 @@
+"""The worker's main: one order on standard input, one session, events on standard output.
+
+Threads: the main thread runs the session; a second one reads what the node says meanwhile (a permit, where a peer
+listens, to stop) and ends the process when the node is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from enclave.errors import EnclaveError, SessionError
+from enclave.executor.orders import (
+    Endpoint,
+    Failure,
+    Locate,
+    Located,
+    NodeOrder,
+    Order,
+    Outcome,
+    ProgressEvent,
+    Ready,
+    SealedEvent,
+    WorkerEvent,
+    read_frame,
+    write_frame,
+)
+
+if TYPE_CHECKING:
+    from enclave.channel import Channel
+    from enclave.executor.session import Progress, Sealing
+
+__all__ = ["main"]
+
+_PROGRESS_S = 0.1
+
+
+class _Node:
+    """The other end of the pipe, as the session sees it."""
+
+    def __init__(self, orders: BinaryIO, events: BinaryIO) -> None:
+        self._orders = orders
+        self._events = events
+        self._write_lock = threading.Lock()
+        self._released: queue.SimpleQueue[EnclaveError | None] = queue.SimpleQueue()
+        self._verdict: queue.SimpleQueue[tuple[str, ...] | EnclaveError] = queue.SimpleQueue()
+        self._located: queue.SimpleQueue[Located] = queue.SimpleQueue()
+        self._locate_lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None
+        self._cancelled: EnclaveError | None = None
+        self._progress_s = 0.0
+
+    def emit(self, event: WorkerEvent) -> None:
+        """Tells the node; a node that is gone ends the process."""
+        with self._write_lock:
+            try:
+                write_frame(self._events, event)
+            except OSError:
+                os._exit(3)
+
+    def listen(self) -> None:
+        """Reads orders until the node is gone. Runs in its own thread."""
+        try:
+            while (order := read_frame(self._orders, NodeOrder)) is not None:
+                self._take(order)
+        except (EnclaveError, OSError):
+            traceback.print_exc()
+        # Safety: without its node a worker has nobody to ask whether a result may leave.
+        os._exit(3)
+
+    def _take(self, order: NodeOrder) -> None:
+        if order.permit is not None:
+            self._verdict.put(order.permit.outputs)
+        elif order.refuse is not None:
+            self._verdict.put(order.refuse.error())
+            self._released.put(order.refuse.error())
+        elif order.release is not None:
+            self._released.put(None)
+        elif order.located is not None:
+            self._located.put(order.located)
+        elif order.cancel is not None:
+            self._cancel(order.cancel.error())
+
+    def _cancel(self, error: EnclaveError) -> None:
+        with self._lock:
+            self._cancelled = error
+            channel = self._channel
+        self._verdict.put(error)
+        self._released.put(error)
+        if channel is None:
+            # No session yet: no peer to tell, and the main thread may wait for a connection for a long time.
+            self.emit(WorkerEvent(outcome=Outcome(Failure.of(error))))
+            os._exit(0)
+        channel.close(error)
+
+    def attach(self, channel: Channel) -> None:
+        """The session began; from now on it ends through its channel."""
+        with self._lock:
+            self._channel = channel
+        self.emit(WorkerEvent(connected=Ready()))
+
+    def locate(self, rank: int) -> str:
+        """Asks the node where a peer's worker listens."""
+        with self._locate_lock:
+            self.emit(WorkerEvent(locate=Locate(rank)))
+            answer = self._located.get()
+        if answer.failure is not None:
+            raise answer.failure.error()
+        if answer.rank != rank:
+            raise SessionError(f"asked the node for rank {rank}, it answered for {answer.rank}")
+        return answer.address
+
+    def gate(self, sealing: Sealing) -> tuple[str, ...]:
+        """Asks the node whether the sealed result may leave."""
+        event = SealedEvent(sealing.job_id, sealing.outputs, sealing.rows, sealing.transcript)
+        self.emit(WorkerEvent(sealed=event))
+        verdict = self._verdict.get()
+        if isinstance(verdict, EnclaveError):
+            raise verdict
+        return verdict
+
+    def commit(self) -> None:
+        """Says that all parties agreed, and waits until the node has made the release durable."""
+        self.emit(WorkerEvent(agreed=Ready()))
+        error = self._released.get()
+        if error is not None:
+            raise error
+
+    def progress(self, progress: Progress) -> None:
+        """Tells the node where the session stands, a few times a second at most."""
+        now_s = time.monotonic()
+        if now_s - self._progress_s >= _PROGRESS_S or progress.steps_done == progress.steps_total:
+            self._progress_s = now_s
+            event = ProgressEvent(progress.steps_done, progress.steps_total, progress.stage)
+            self.emit(WorkerEvent(progress=event))
+
+    def reason(self, error: EnclaveError) -> EnclaveError:
+        """Why the session really ended: the node's order to stop explains whatever came of it."""
+        with self._lock:
+            return self._cancelled or error
+
+
+def main() -> int:
+    """Runs one session; returns the exit status: 0 when an outcome was told, 3 when the node is gone."""
+    orders, events = _claim_pipes()
+    _import_engine()
+    node = _Node(orders, events)
+    node.emit(WorkerEvent(ready=Ready()))
+    first = read_frame(orders, NodeOrder)
+    if first is None or first.start is None:
+        return 0
+    threading.Thread(target=node.listen, name="orders", daemon=True).start()
+    try:
+        outcome = _run(first.start, node)
+    except EnclaveError as error:
+        traceback.print_exc()
+        outcome = Outcome(Failure.of(node.reason(error)))
+    except Exception as error:  # noqa: BLE001  the edge of the process: the node must hear of it, without details
+        traceback.print_exc()
+        outcome = Outcome(Failure.of(node.reason(EnclaveError(f"the worker failed: {type(error).__name__}"))))
+    node.emit(WorkerEvent(outcome=outcome))
+    # Threads of libraries that are still alive must not keep the process.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def _run(order: Order, node: _Node) -> Outcome:
+    from enclave.executor.inputs import owner_inputs
+    from enclave.executor.session import open_order, run_session
+    from enclave.identity import Identity, TrustStore
+
+    home = Path(order.home)
+    identity, trust = Identity.load(home), TrustStore(home)
+    job = open_order(order.spec, identity, trust)
+    inputs = owner_inputs(home, order.dataset, job.spec, identity.name)
+    with job.listen(order.listen_host, range(order.port_low, order.port_high + 1)) as listener:
+        node.emit(WorkerEvent(listening=Endpoint(listener.address)))
+        result = run_session(
+            order.spec,
+            identity=identity,
+            trust=trust,
+            inputs=inputs,
+            locate=node.locate,
+            gate=node.gate,
+            commit=node.commit,
+            listener=listener,
+            progress=node.progress,
+            attach=node.attach,
+            connect_s=order.connect_s,
+            deadline_s=order.step_deadline_s,
+            dealer_bytes_limit=order.dealer_bytes_limit or None,
+        )
+    return Outcome(None, result.transcript, result.report, result.plan.digest)
+
+
+def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Takes descriptors 0 and 1 for itself, so that no stray print of a library ends up among the events."""
+    orders = os.fdopen(os.dup(0), "rb")
+    events = os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    os.close(null)
+    return orders, events
+
+
+def _import_engine() -> None:
+    """What takes seconds to import, before there is a job that waits for it."""
+    import enclave.executor.inputs
+    import enclave.executor.session
+    import enclave.workloads  # noqa: F401
+
+
+if __name__ == "__main__":
+    sys.exit(main())
