@@ -131,6 +131,17 @@ class Jobs:
 
         return self._write("decide", body)
 
+    def history(self, job_id: str) -> History:
+        """What a policy may ask for at the release: as for `decide`, the job itself not counted."""
+
+        def body(tx: Tx) -> History:
+            record = _known(tx, job_id)
+            counted = record.state in ("ADMITTED", "RUNNING", "SEALED", "RELEASED")
+            others = tx.count_granted(record.signed.key_id, record.dataset) - int(counted)
+            return History(others, tx.approval(job_id) is not None)
+
+        return self._store.read("history", body)
+
     # ---- from start to release
     def ask_start(self, job_id: str) -> JobRecord:
         """Notes that the buyer wants the session now; `lease` hands it out. Idempotent while the job is ADMITTED.
