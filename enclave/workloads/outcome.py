@@ -1,0 +1,127 @@
+"""From shares to results: what is sealed, what the gate lets out, what the buyer makes of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclave.engines.interface import AnyArray, Engine, Permit, Secret
+from enclave.errors import PolicyRefused
+from enclave.messages import JobSpec
+from enclave.workloads.dense import DenseNetwork
+from enclave.workloads.evaluate import evaluate
+from enclave.workloads.inputs import Inputs
+from enclave.workloads.standardise import column_units
+from enclave.workloads.train import train
+
+__all__ = ["Result", "Sealed", "finish", "opened_outputs", "release", "run"]
+
+LOWEST_R2 = -float(1 << 20)
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A finished computation that nobody has seen: `outputs` may be opened, `shared` stays with the parties."""
+
+    outputs: Mapping[str, Secret]
+    shared: Mapping[str, Secret] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the buyer gets. A field is None when the output was not asked for.
+
+    Attributes:
+        accuracy: part of correct rows. auc: NaN where the rows had only one class.
+        rmse: in the target's raw units. r2: at least -2^20, which also stands for a constant target.
+        confusion: int64 counts (true class, predicted class).
+        predictions: float64 (rows,) or (rows, outputs), owner by owner; raw units for a numeric target.
+        weights: float64 tensors by parameter name, for rows as the job's encoding gives them.
+    """
+
+    rows: int
+    accuracy: float | None = None
+    auc: float | None = None
+    rmse: float | None = None
+    r2: float | None = None
+    confusion: NDArray[np.int64] | None = None
+    predictions: NDArray[np.float64] | None = None
+    weights: Mapping[str, NDArray[np.float64]] | None = None
+
+
+def run(engine: Engine, spec: JobSpec, inputs: Inputs) -> Sealed:
+    """Computes a job up to the gate. Every step depends on `spec` alone; `inputs` is empty where only shapes are."""
+    if spec.training is None:
+        return Sealed(evaluate(engine, spec, inputs))
+    found = train(engine, spec, inputs)
+    model = found.pop("model")
+    shared = {"model": model} if spec.training.deliver == "shared" else {}
+    if "model" in spec.outputs and not shared:
+        found["model"] = model
+    return Sealed({name: found[name] for name in opened_outputs(spec)}, shared)
+
+
+def opened_outputs(spec: JobSpec) -> tuple[str, ...]:
+    """The outputs that the buyer sees: all that the job lists but a model that stays shared."""
+    stays = spec.training is not None and spec.training.deliver == "shared"
+    return tuple(name for name in spec.outputs if not (stays and name == "model"))
+
+
+def release(engine: Engine, spec: JobSpec, sealed: Sealed, permit: Permit) -> dict[str, AnyArray] | None:
+    """Opens every output to the buyer's rank. Raises PolicyRefused unless the permit covers them all.
+
+    Returns: the opened arrays at the buyer, None elsewhere.
+    """
+    wanted = opened_outputs(spec)
+    if permit.job_id != spec.job_id or not permit.outputs.issuperset(wanted):
+        missing = sorted(set(wanted) - permit.outputs)
+        raise PolicyRefused(f"no permit to release {missing} of job {spec.job_id}", rules=("permit.output",))
+    buyer, found = len(spec.datasets), dict[str, AnyArray]()
+    with engine.stage("release"):
+        for name in wanted:
+            value = engine.open(name, sealed.outputs[name], buyer, permit)
+            if value is not None:
+                found[name] = value
+    return found if found or engine.rank == buyer else None
+
+
+def finish(spec: JobSpec, opened: Mapping[str, AnyArray]) -> Result:
+    """What the opened arrays say, computed in the clear at the buyer."""
+    numeric = spec.encoding.target.numeric if spec.encoding.target is not None else None
+    shift, scale = (numeric.shift, numeric.scale) if numeric is not None else (0.0, 1.0)
+    area = float(opened["auc"]) if "auc" in opened else None
+    predictions = opened["predictions"] * scale + shift if "predictions" in opened else None
+    return Result(
+        rows=spec.rows,
+        accuracy=int(opened["accuracy"]) / spec.rows if "accuracy" in opened else None,
+        auc=area if area is None or area > -0.5 else math.nan,
+        rmse=math.sqrt(max(0.0, float(opened["rmse"])) / spec.rows) * scale if "rmse" in opened else None,
+        r2=_r2(opened["r2"]) if "r2" in opened else None,
+        confusion=opened.get("confusion"),
+        predictions=predictions,
+        weights=_weights(spec, opened["model"]) if "model" in opened else None,
+    )
+
+
+def _r2(parts: AnyArray) -> float:
+    quotient, fits = float(parts[0]), parts[1] > 0.5
+    if fits:
+        return 1.0 - quotient
+    return max(LOWEST_R2, 1.0 - 1.0 / quotient) if quotient > 0 else LOWEST_R2
+
+
+def _weights(spec: JobSpec, flat: AnyArray) -> dict[str, NDArray[np.float64]]:
+    network, found, start = DenseNetwork(spec.architecture), dict[str, NDArray[np.float64]](), 0
+    for name, shape in network.parameters:
+        size = math.prod(shape)
+        found[name] = flat[start : start + size].reshape(shape)
+        start += size
+    if spec.encoding.standardise:
+        # The sealed model takes rows in column units; a released one takes them as the encoding gives them.
+        first = network.layers[0].weight
+        found[first] = found[first] * column_units(spec)[:, None]
+    return found

@@ -1,0 +1,126 @@
+"""What can be asked of a job, checked before anybody is bothered with it. Pure functions of the specification."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclave.errors import BadSpec, RangeExceeded
+from enclave.messages import JobSpec, NumericFeature
+from enclave.models.graph import output_shape
+from enclave.workloads.dense import DenseNetwork
+
+__all__ = ["bounds", "check_spec", "class_count", "row_holders"]
+
+_RING_BITS = 62
+_CLASS_OUTPUTS = ("accuracy", "confusion", "auc")
+_NUMBER_OUTPUTS = ("rmse", "r2")
+MAX_AUC_ROWS = 1 << 30  # 2 * positives * negatives must stay below 2^60
+
+
+def row_holders(spec: JobSpec) -> tuple[tuple[int, int], ...]:
+    """(rank, rows) of everyone who brings rows, in rank order."""
+    found = [(rank, dataset.rows) for rank, dataset in enumerate(spec.datasets)]
+    if spec.buyer_rows:
+        found.append((len(spec.datasets), spec.buyer_rows))
+    return tuple(found)
+
+
+def class_count(spec: JobSpec) -> int | None:
+    """Number of classes of the target, None for a number or without a target."""
+    target = spec.encoding.target
+    return len(target.classes.classes) if target is not None and target.classes is not None else None
+
+
+def _numeric_bound(numeric: NumericFeature) -> float:
+    return max(abs(numeric.low - numeric.shift), abs(numeric.high - numeric.shift)) / numeric.scale
+
+
+def bounds(spec: JobSpec) -> NDArray[np.float64]:
+    """Largest magnitude of each encoded column by the declared ranges, (width,)."""
+    found: list[float] = []
+    for feature in spec.encoding.features:
+        found += [1.0 if feature.numeric is None else _numeric_bound(feature.numeric)] * feature.width
+    return np.array(found, dtype=np.float64)
+
+
+def check_spec(spec: JobSpec) -> None:
+    """Refuses a specification whose outputs, target, architecture and schedule do not fit together.
+
+    Raises:
+        BadSpec: a contradiction; the text names both sides.
+        BadModel: the architecture is not allowed, or cannot be trained.
+        RangeExceeded: the target's declared range does not fit the fixed-point range.
+    """
+    shape = output_shape(spec.architecture)
+    if math.prod(spec.architecture.input_shape) != spec.encoding.width:
+        raise BadSpec(
+            f"the encoding yields {spec.encoding.width} columns, the model takes rows of shape "
+            f"{tuple(spec.architecture.input_shape)}"
+        )
+    if spec.kind == "evaluate" and spec.buyer_rows:
+        raise BadSpec("only a training job takes rows of the buyer's")
+    _check_outputs(spec, shape)
+    if spec.training is not None:
+        _check_training(spec, shape)
+    if spec.encoding.target is not None and spec.encoding.target.numeric is not None:
+        _check_target_range(spec, _numeric_bound(spec.encoding.target.numeric))
+
+
+def _check_outputs(spec: JobSpec, shape: tuple[int, ...]) -> None:
+    classes, target = class_count(spec), spec.encoding.target
+    for name in spec.outputs:
+        if name in ("predictions", "model"):
+            continue
+        if target is None:
+            raise BadSpec(f"{name} needs a target, the encoding has none")
+        if name in _CLASS_OUTPUTS and classes is None:
+            raise BadSpec(f"{name} needs a target of classes, {target.column} is a number")
+        if name in _NUMBER_OUTPUTS and classes is not None:
+            raise BadSpec(f"{name} needs a numeric target, {target.column} has classes")
+        if len(shape) != 1:
+            raise BadSpec(f"{name} needs a model with one axis of outputs, found rows of shape {shape}")
+        if name == "auc" and classes != 2:
+            raise BadSpec(f"auc needs two classes, {target.column} has {classes}")
+        if name == "auc" and spec.rows > MAX_AUC_ROWS:
+            raise BadSpec(f"auc takes at most {MAX_AUC_ROWS} rows, found {spec.rows}")
+        width = shape[0]
+        fits = width == 1 if classes is None else width == classes or (classes == 2 and width == 1)
+        if not fits:
+            wanted = "1 output" if classes is None else "1 or 2 outputs" if classes == 2 else f"{classes} outputs"
+            raise BadSpec(f"{name} of {target.column} needs a model with {wanted}, found {width}")
+
+
+def _check_training(spec: JobSpec, shape: tuple[int, ...]) -> None:
+    training, classes = spec.training, class_count(spec)
+    assert training is not None
+    network = DenseNetwork(spec.architecture)
+    if "predictions" in spec.outputs:
+        raise BadSpec("a training job releases no predictions of rows")
+    if spec.encoding.target is None:
+        raise BadSpec("a training job needs a target")
+    if spec.encoding.standardise and network.layers[0].bias is None:
+        raise BadSpec("standardised training needs a bias in the first layer, which the model's shift becomes part of")
+    width = network.outputs
+    if training.loss == "squared" and (classes is not None or width != 1):
+        raise BadSpec(f"the squared loss needs a numeric target and 1 output, found {classes} classes, {width} outputs")
+    if training.loss == "logistic" and (classes != 2 or width != 1):
+        raise BadSpec(f"the logistic loss needs 2 classes and 1 output, found {classes} classes, {width} outputs")
+    if training.loss == "cross_entropy" and (classes is None or width != classes):
+        raise BadSpec(f"the cross-entropy needs one output a class, found {classes} classes, {width} outputs")
+    expected = {"squared": None, "logistic": "sigmoid", "cross_entropy": "softmax"}[training.loss]
+    if network.final not in (None, expected):
+        raise BadSpec(f"a model trained with the {training.loss} loss cannot end in {network.final}")
+
+
+def _check_target_range(spec: JobSpec, bound: float) -> None:
+    """A squared error must fit a product, and their sum the division of R2; errors are taken as at most 2 bounds."""
+    square = (2.0 * bound) ** 2
+    limit = 2.0 ** (_RING_BITS - 2 * spec.frac_bits)
+    if any(name in spec.outputs for name in _NUMBER_OUTPUTS) and square >= limit:
+        raise RangeExceeded("target", 2.0 * bound, math.sqrt(limit))
+    limit = 2.0 ** (60 - spec.frac_bits)
+    if "r2" in spec.outputs and square * spec.rows >= limit:
+        raise RangeExceeded("target", 2.0 * bound, math.sqrt(limit / spec.rows))
