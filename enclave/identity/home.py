@@ -97,9 +97,13 @@ class Identity:
             ) from error
         except OSError as error:
             raise StoreError(f"cannot create {home}: {error.strerror}") from error
-        write_file(home / "signing.key", signing_pem, 0o600)
-        write_file(home / "tls.pem", tls_key + certificate, 0o600)
-        write_file(home / "card", card.encoded, 0o644)
+        try:
+            write_file(home / "signing.key", signing_pem, 0o600)
+            write_file(home / "tls.pem", tls_key + certificate, 0o600)
+            write_file(home / "card", card.encoded, 0o644)
+        except StoreError:
+            _unmake_home(home)
+            raise
         return cls(home, card, tls_key, certificate, key)
 
     @classmethod
@@ -185,6 +189,14 @@ def _make_home(home: Path) -> None:
     home.chmod(0o700)
     # Safety: mkdir fails for the second of two callers, so two `create` never write keys into one home.
     (home / "trusted").mkdir(mode=0o700)
+
+
+def _unmake_home(home: Path) -> None:
+    # Safety: `_make_home` found the directory empty, so these are the files of this call and nobody's keys.
+    with contextlib.suppress(OSError):
+        for name in ("card", "tls.pem", "signing.key"):
+            (home / name).unlink(missing_ok=True)
+        (home / "trusted").rmdir()
 
 
 def write_file(path: Path, data: bytes, mode: int) -> None:

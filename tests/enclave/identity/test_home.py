@@ -103,6 +103,22 @@ def test_a_malformed_party_leaves_no_home(tmp_path: Path, role: str, name: str, 
     assert not (tmp_path / "home").exists()
 
 
+def test_a_full_disk_leaves_no_half_of_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if target.name == "card":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StoreError, match="No space left"):
+        Identity.create(tmp_path / "home", "owner", "alice")
+    monkeypatch.undo()
+    assert list((tmp_path / "home").iterdir()) == []
+    assert Identity.create(tmp_path / "home", "owner", "alice").name == "alice"
+
+
 def test_secrets_are_not_in_the_repr(new_party: NewParty) -> None:
     alice = new_party("owner", "alice")
     text = f"{alice!r} {alice} {alice.card!r}"
