@@ -27,6 +27,16 @@ def test_every_dependency_is_pinned_within_its_declared_range() -> None:
     assert [str(r) for r in declared if not r.specifier.contains(found.get(canonicalize_name(r.name), "0"))] == []
 
 
+def test_the_declared_runtimes_can_load_the_generated_code() -> None:
+    wire = ROOT / "enclave" / "wire"
+    protobuf = re.search(r"Protobuf Python Version: (\S+)", (wire / "job_pb2.py").read_text())
+    grpcio = re.search(r"GRPC_GENERATED_VERSION = '(\S+)'", (wire / "node_pb2_grpc.py").read_text())
+    assert protobuf is not None and grpcio is not None
+    declared = {r.name: r.specifier for r in map(Requirement, PROJECT["dependencies"])}
+    assert str(declared["protobuf"]) == f">={protobuf[1]}"
+    assert str(declared["grpcio"]) == f">={grpcio[1]}"
+
+
 def test_torch_has_an_upper_bound() -> None:
     """Without one pip takes the newest build with its CUDA packages, which CrypTen has never run on."""
     torch = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "torch")
