@@ -1,0 +1,63 @@
+"""The one source of shares and masks: AES-128-CTR key streams, keyed from the operating system.
+
+A `KeyStream` is random access: every use names a stream of its own by a number that never repeats within the
+session (the counter block is number || block index), so that two parties that make the same calls draw the same
+words, and a mask can be drawn again instead of being kept. numpy's and torch's generators never make a secret:
+they are not cryptographic, and torch's CPU generator has 32 bits of entropy.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from numpy.typing import NDArray
+
+__all__ = ["KEY_BYTES", "KeyStream", "fresh_key"]
+
+KEY_BYTES = 16
+_CHUNK_BYTES = 1 << 18
+_ZEROS = bytes(_CHUNK_BYTES)
+
+
+def fresh_key() -> bytes:
+    """128 bits of entropy from the operating system."""
+    return os.urandom(KEY_BYTES)
+
+
+class KeyStream:
+    """Random access to the key streams of one AES-128 key.
+
+    Args:
+        key: 16 bytes that only the parties entitled to these words know.
+    """
+
+    __slots__ = ("_algorithm",)
+
+    def __init__(self, key: bytes) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"a key has {KEY_BYTES} bytes, found {len(key)}")
+        self._algorithm = algorithms.AES(key)
+
+    def __repr__(self) -> str:
+        return "KeyStream(<redacted>)"
+
+    def words(self, stream: int, count: int, offset: int = 0) -> NDArray[np.uint64]:
+        """`count` uniform 64-bit words of `stream`, starting at word `offset`.
+
+        Safety: (stream, offset) must not serve two purposes; callers number streams once per session.
+        """
+        skip = offset & 1  # a block holds two words
+        nonce = stream.to_bytes(8, "big") + (offset >> 1).to_bytes(8, "big")
+        encryptor = Cipher(self._algorithm, modes.CTR(nonce)).encryptor()
+        size = 8 * (count + skip)
+        out = np.empty(count + skip + 2, np.uint64)  # update_into asks for one block of slack
+        view = memoryview(out).cast("B")
+        done = 0
+        while done < size:
+            step = min(_CHUNK_BYTES, size - done)
+            chunk = _ZEROS if step == _CHUNK_BYTES else _ZEROS[:step]
+            encryptor.update_into(chunk, view[done : done + step + 15])
+            done += step
+        return out[skip : skip + count]

@@ -1,0 +1,137 @@
+"""The public plan of a job: what it will send, open and consume, computed from shapes alone.
+
+A plan is the job's own workload run on a recording session. Control flow never depends on data, so a run must
+reach the plan's digest exactly; parties compare digests before they start and after they end.
+
+A plan priced is a quote. The time model is the lower-bound law: rounds cost latency, bytes cost bandwidth at the
+busiest link, and local work is a constant per byte handled, measured on a 2-core machine (`docs/benchmarks.md`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from enclave.engines.interface import Engine
+from enclave.engines.mpc.engine import MpcEngine
+from enclave.engines.mpc.session import Recorder
+
+__all__ = ["Plan", "Quote", "Stage", "make_plan"]
+
+_LOCAL_S_PER_BYTE = 1.2e-8  # a party's and the dealer's own work for each byte that is opened or dealt
+_LOCAL_S_PER_ROUND = 4e-4
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A named part of a plan."""
+
+    name: str
+    rounds: int
+    sent_bytes: int  # by all parties to each other
+    dealt_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A plan priced for one network."""
+
+    rounds: int
+    busiest_link_bytes: int
+    dealer_bytes: int
+    time_s: float
+    bandwidth_bps: float
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything public about a run. Links are (from rank, to rank); the dealer is rank `parties`.
+
+    Attributes:
+        digest: SHA-256 over every step; equal at all parties before the start, and reached at the end.
+        steps: records in all: openings, draws and deals.
+        openings: masked tensors opened.
+        opened_words: 64-bit words opened under a mask.
+        releases: labels of the outputs that are opened in the clear, each to one rank.
+    """
+
+    digest: bytes
+    parties: int
+    rounds: int
+    steps: int
+    openings: int
+    opened_words: int
+    link_bytes: dict[tuple[int, int], int]
+    dealer_bytes: int
+    largest_deal_bytes: int
+    releases: tuple[tuple[str, int], ...]
+    stages: tuple[Stage, ...]
+
+    def sent_bytes(self, rank: int) -> int:
+        """Bytes that a rank sends in all."""
+        return sum(size for (sender, _), size in self.link_bytes.items() if sender == rank)
+
+    def received_bytes(self, rank: int) -> int:
+        """Bytes that a rank receives in all."""
+        return sum(size for (_, receiver), size in self.link_bytes.items() if receiver == rank)
+
+    def quote(self, bandwidth_bps: float, latency_s: float) -> Quote:
+        """Predicted time on a network: `bandwidth_bps` bits per second at each party, one-way `latency_s` seconds."""
+        ranks = range(self.parties + 1)
+        busiest = max(max(self.sent_bytes(rank), self.received_bytes(rank)) for rank in ranks)
+        local = _LOCAL_S_PER_BYTE * (sum(self.link_bytes.values())) + _LOCAL_S_PER_ROUND * self.rounds
+        time_s = self.rounds * latency_s + 8 * busiest / bandwidth_bps + local
+        return Quote(self.rounds, busiest, self.dealer_bytes, time_s, bandwidth_bps, latency_s)
+
+
+def make_plan(parties: int, frac_bits: int, workload: Callable[[Engine], Any]) -> Plan:
+    """Runs `workload` on shapes and writes down its steps.
+
+    Args:
+        parties: ranks that hold shares (owners and buyer).
+        frac_bits: fractional bits of numbers.
+        workload: the job, its release included; it must not look at values, and there are none.
+    """
+    recorder = Recorder(parties)
+    workload(MpcEngine(recorder, frac_bits))
+    links: Counter[tuple[int, int]] = Counter()
+    stages: dict[str, list[int]] = {}
+    rounds = openings = words = dealt = largest = 0
+    releases: list[tuple[str, int]] = []
+    for (stage, record), count in Counter(recorder.records).items():
+        totals = stages.setdefault(stage, [0, 0, 0])
+        if record[0] == "deal":
+            dealt += record[2] * count
+            largest = max(largest, record[2])
+            totals[2] += record[2] * count
+            links[(parties, 0)] += record[2] * count
+        elif record[0] == "open":
+            rounds += count
+            totals[0] += count
+            for label, _, size, sender, to in record[1:]:
+                if label.startswith("release:"):
+                    releases.append((label.removeprefix("release:"), to))
+                else:
+                    openings += count
+                    words += size // 8 * count
+                for source in range(parties) if sender is None else [sender]:
+                    for target in range(parties) if to is None else [to]:
+                        if source != target:
+                            links[(source, target)] += size * count
+                            totals[1] += size * count
+    return Plan(
+        digest=recorder.digest,
+        parties=parties,
+        rounds=rounds,
+        steps=len(recorder.records),
+        openings=openings,
+        opened_words=words,
+        link_bytes={link: size for link, size in sorted(links.items()) if size},
+        dealer_bytes=dealt,
+        largest_deal_bytes=largest,
+        releases=tuple(releases),
+        stages=tuple(Stage(name, *totals) for name, totals in stages.items()),
+    )
