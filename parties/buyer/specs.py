@@ -19,10 +19,11 @@ from enclave.messages import (
     DatasetRef,
     Encoding,
     JobSpec,
+    Layer,
     PartyRef,
     Training,
 )
-from enclave.models import dense_architecture, output_shape
+from enclave.models import dense_architecture
 
 __all__ = [
     "KINDS",
@@ -37,9 +38,6 @@ __all__ = [
 ]
 
 KINDS = ("logistic", "linear", "softmax", "mlp")
-METRICS = ("accuracy", "confusion", "auc", "rmse", "r2")
-_CLASS_METRICS = ("accuracy", "confusion", "auc")
-_NUMBER_METRICS = ("rmse", "r2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,29 +97,6 @@ def split_data(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def check_metrics(metrics: Sequence[str], encoding: Encoding, architecture: Architecture) -> None:
-    """Raises BadInput when a metric does not go with the target or the model's output."""
-    for name in metrics:
-        if name not in METRICS:
-            raise BadInput(f"expected a metric among {', '.join(METRICS)}, found {name[:40]!r}")
-    if encoding.target is None and metrics:
-        raise BadInput(f"{metrics[0]} needs a [target] in the encoding")
-    if encoding.target is not None:
-        wrong = _CLASS_METRICS if encoding.target.numeric is not None else _NUMBER_METRICS
-        for name in metrics:
-            if name in wrong:
-                kind = "a number" if encoding.target.numeric is not None else "classes"
-                raise BadInput(f"{name} does not go with a target of {kind}")
-    classes = encoding.target.classes if encoding.target is not None else None
-    if "auc" in metrics and classes is not None and len(classes.classes) != 2:
-        raise BadInput(f"auc needs two classes, found {len(classes.classes)}")
-    if classes is not None:
-        outputs = output_shape(architecture)
-        allowed = {(1,), (2,)} if len(classes.classes) == 2 else {(len(classes.classes),)}
-        if outputs not in allowed:
-            raise BadModel(f"a model of {len(classes.classes)} classes must put out one score each, found {outputs}")
-
-
 def trained_network(schedule: Schedule, encoding: Encoding) -> tuple[Architecture, Training]:
     """The network and the schedule of a training job; raises BadInput when kind and target do not go together."""
     if encoding.target is None:
@@ -144,7 +119,7 @@ def trained_network(schedule: Schedule, encoding: Encoding) -> tuple[Architectur
         loss, outputs = "logistic", 1
     else:
         loss, outputs = "cross_entropy", count
-    architecture = dense_architecture(encoding.width, schedule.hidden, outputs)
+    architecture = _with_head(dense_architecture(encoding.width, schedule.hidden, outputs), _HEADS[loss])
     if schedule.seed < 0 or schedule.seed >= 1 << 64:
         raise BadInput(f"seed must lie in 0..2^64-1, found {schedule.seed}")
     training = Training(
@@ -159,6 +134,17 @@ def trained_network(schedule: Schedule, encoding: Encoding) -> tuple[Architectur
         deliver="shared" if schedule.keep_shared else "buyer",
     )
     return architecture, training
+
+
+_HEADS = {"squared": "", "logistic": "sigmoid", "cross_entropy": "softmax"}
+
+
+def _with_head(architecture: Architecture, op: str) -> Architecture:
+    """Ends the network in `op`, so that the trained model puts out probabilities; training ignores the head."""
+    if not op:
+        return architecture
+    head = Layer(op, "probability", (architecture.layers[-1].name,))
+    return Architecture(architecture.input_shape, (*architecture.layers, head), architecture.parameters)
 
 
 def job_spec(

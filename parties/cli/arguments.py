@@ -92,6 +92,7 @@ def _owner(groups: Subparsers) -> None:
     owner = _group(groups, "owner", "host data")
     add = _leaf(owner, "add", "owner add", "offer a data set described by a TOML file")
     add.add_argument("dataset", type=Path, metavar="DATASET.toml")
+    add.add_argument("--replace", action="store_true", help="replace a data set of the same name")
     _leaf(owner, "serve", "owner serve", "run the node until it is told to stop")
     approve = _leaf(owner, "approve", "owner approve", "agree to a job that waits for a person")
     approve.add_argument("job", metavar="JOB")
@@ -189,6 +190,7 @@ def _schedule(leaf: argparse.ArgumentParser) -> None:
     leaf.add_argument("--learning-rate", type=float, default=0.1, metavar="RATE")
     leaf.add_argument("--momentum", type=float, default=0.9)
     leaf.add_argument("--l2", type=float, default=0.0, metavar="PENALTY")
+    leaf.add_argument("--metric", action="append", choices=METRICS, help="on the training rows; repeat for more")
     leaf.add_argument("--seed", type=int, default=0, help="public: order of rows and initial weights")
 
 

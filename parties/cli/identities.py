@@ -11,30 +11,33 @@ from typing import Any
 from enclave.errors import BadInput
 from enclave.identity import MAX_CARD_BYTES, Card, Identity, TrustStore
 from parties.cli.console import Answer, Console
+from parties.config import NodeConfig, write_default
 
 __all__ = ["COMMANDS"]
 
-_DEFAULT_LISTEN = {"owner": "127.0.0.1:7101", "dealer": "127.0.0.1:7102"}
+_NODES = ("owner", "dealer")
 
 
 def _init(args: Namespace, console: Console) -> Answer:
     home: Path = args.home
-    serves = args.role in _DEFAULT_LISTEN
+    serves = args.role in _NODES
     if not serves and (args.listen or args.advertise):
         raise BadInput(
             f"{args.role} does not listen", hint="leave --listen and --advertise out: only nodes have an address"
         )
-    listen = (args.listen or _DEFAULT_LISTEN[args.role]) if serves else ""
+    listen = (args.listen or NodeConfig().listen) if serves else ""
     address = args.advertise or listen
     host = address.rpartition(":")[0]
     if serves and host in ("0.0.0.0", "[::]", "*"):  # noqa: S104 - refused here, not bound
         raise BadInput(
             f"others cannot connect to {address}", hint="say where they reach this node with --advertise HOST:PORT"
         )
+    if serves:
+        # Checked before anything is written: a home that is made by half cannot be made again.
+        NodeConfig(listen=listen, advertise=args.advertise or "")
     identity = Identity.create(home, args.role, args.name, address)
     if serves:
-        # Endpoints hold no character that TOML would read otherwise: the card's own check refuses those.
-        (home / "node.toml").write_text(f'listen = "{listen}"\nadvertise = "{address}"\n', encoding="utf-8")
+        write_default(home, listen=listen, advertise=args.advertise or "")
     value = {**_card_value(identity.card), "home": str(home), "card": str(home / "card")}
     lines = [f"{identity.role} {identity.name} lives in {home}", f"key      {_digits(identity.key_id)}"]
     if serves:

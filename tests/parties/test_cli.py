@@ -158,10 +158,10 @@ def test_cards_are_shown_copied_and_trusted(enclave: Shell, tmp_path: Path) -> N
     assert enclave("card", "--home", tmp_path / "clinic", "--out", tmp_path / "clinic.card", "--json") == 0
     key_id = enclave.json()["key_id"]
     assert enclave("trust", tmp_path / "clinic.card", "--home", tmp_path / "lab") == 0
-    assert enclave.out.startswith("lab trusts owner clinic at 127.0.0.1:7101\nkey      ")
+    assert enclave.out.startswith("lab trusts owner clinic at 127.0.0.1:7600\nkey      ")
     assert enclave("card", "--home", tmp_path / "lab", "--json") == 0
     trusts = enclave.json()["trusts"]
-    assert trusts == [{"role": "owner", "name": "clinic", "address": "127.0.0.1:7101", "key_id": key_id}]
+    assert trusts == [{"role": "owner", "name": "clinic", "address": "127.0.0.1:7600", "key_id": key_id}]
     assert enclave("card", "--home", tmp_path / "clinic", "--out", tmp_path / "clinic.card") == 1
     assert "exists already" in enclave.err
 

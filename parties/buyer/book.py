@@ -1,0 +1,87 @@
+"""The buyer's own record of its jobs: the same state machine and signed ledger as at a node.
+
+A buyer is a party like the others, so its statement names the head of its own ledger. It has no server: each
+command opens the store, and a job whose command died is failed by the next one once its lease ran out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from enclave.clock import Clock
+from enclave.errors import EnclaveError
+from enclave.identity import Identity
+from enclave.jobs import History, JobRecord, Jobs
+from enclave.messages import JobSpec, Reason, Signed
+from enclave.store import Store
+
+__all__ = ["Book"]
+
+_LEASE_S = 60
+_RENEW_S = 15.0
+
+
+class Book:
+    """Opens the store under `home`; close it."""
+
+    def __init__(self, home: Path, identity: Identity, clock: Clock) -> None:
+        self._store = Store.open(home / "jobs.db")
+        self.jobs = Jobs(self._store, identity, clock)
+        self.jobs.expire_due()
+
+    def __enter__(self) -> Book:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._store.close()
+
+    def propose(self, signed: Signed, spec: JobSpec) -> None:
+        """Records a new job before anybody else hears of it."""
+        self.jobs.propose(signed, spec)
+
+    def admit(self, job_id: str) -> None:
+        """All nodes have admitted the job."""
+        if self.jobs.get(job_id).state == "PROPOSED":
+            self.jobs.decide(job_id, _yes)
+
+    @contextlib.contextmanager
+    def running(self, job_id: str) -> Iterator[str]:
+        """Holds the lease of the job while its session runs in this process; yields the lease holder's id."""
+        worker = f"buyer-{secrets.token_hex(4)}"
+        self.jobs.ask_start(job_id)
+        if self.jobs.lease(worker, _LEASE_S, job_id) is None:
+            raise EnclaveError(f"job {job_id} is being run by another command", code="job.lease")
+        done = threading.Event()
+        renewer = threading.Thread(target=self._renew, args=(job_id, worker, done), name="lease", daemon=True)
+        renewer.start()
+        try:
+            yield worker
+        finally:
+            done.set()
+            renewer.join()
+
+    def end(self, job_id: str, state: str, reasons: Sequence[Reason]) -> None:
+        """Ends a job that will have no result; a job that is final already stays as it is."""
+        record = self.jobs.get(job_id)
+        if record.is_final:
+            return
+        if record.state == "PROPOSED" and state == "FAILED":
+            state = "WITHDRAWN"
+        if record.state == "RUNNING" and state == "REFUSED":
+            state = "FAILED"
+        self.jobs.advance(job_id, state, reasons)
+
+    def _renew(self, job_id: str, worker: str, done: threading.Event) -> None:
+        while not done.wait(_RENEW_S):
+            try:
+                self.jobs.renew(job_id, worker, _LEASE_S)
+            except EnclaveError:
+                return  # the job is final, or the store is gone: the session's own gate will say so
+
+
+def _yes(record: JobRecord, history: History) -> tuple[str, tuple[Reason, ...]]:
+    return "ADMITTED", ()

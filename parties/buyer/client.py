@@ -1,0 +1,299 @@
+"""`Buyer`: the Python client. The command line is a thin layer over it."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from enclave.clock import Clock, SystemClock
+from enclave.errors import BadInput, NotReady
+from enclave.identity import Card, Identity, TrustStore
+from enclave.messages import Encoding, JobSpec
+from parties.buyer import preparing
+from parties.buyer.book import Book
+from parties.buyer.encodings import read_encoding
+from parties.buyer.finishing import conclude, load_result
+from parties.buyer.network import Catalogue, Network
+from parties.buyer.preparing import Draft
+from parties.buyer.pricing import price
+from parties.buyer.records import JobFolder, JobFolders
+from parties.buyer.results import JobResult, JobSummary, Quote
+from parties.buyer.running import Report, Run
+from parties.buyer.specs import Schedule, Terms, split_data
+
+__all__ = ["Buyer"]
+
+
+class Buyer(AbstractContextManager["Buyer"]):
+    """A buyer with its home directory. Close it, or use it in a `with` statement.
+
+    Args:
+        home: made by `enclave init buyer NAME`.
+        progress: called with (stage, steps done, steps in all, bytes) while a job runs.
+    """
+
+    def __init__(self, home: Path | str, *, progress: Report | None = None, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._identity = Identity.load(Path(home).expanduser(), self._clock)
+        if self._identity.role != "buyer":
+            raise BadInput(
+                f"{self._identity.name} is {_article(self._identity.role)}, expected a buyer",
+                hint="choose the buyer's home with --home",
+            )
+        self._trust = TrustStore(self._identity.home, self._clock)
+        self._network = Network(self._identity, self._trust)
+        self._folders = JobFolders(self._identity.home)
+        self._report: Report = progress or _silent
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connections to all nodes."""
+        self._network.__exit__()
+
+    @property
+    def name(self) -> str:
+        """This buyer's name."""
+        return self._identity.name
+
+    # ---- looking around
+    def datasets(self) -> Catalogue:
+        """What the trusted owners offer this buyer, and which of them could not be asked."""
+        return self._network.catalogue()
+
+    def jobs(self) -> tuple[JobSummary, ...]:
+        """All jobs of this buyer, oldest first."""
+        with self._book() as book:
+            return tuple(
+                JobSummary(
+                    job_id=record.job_id,
+                    kind=spec.kind,
+                    state=record.state,
+                    data=tuple(f"{d.owner}/{d.name}" for d in spec.datasets),
+                    outputs=spec.outputs,
+                    created_unix_s=spec.created_unix_s,
+                    reasons=tuple(reason.text for reason in record.reasons),
+                )
+                for record in book.jobs.list()
+                for spec in (record.spec(),)
+            )
+
+    def quote_evaluate(
+        self,
+        model: Any,
+        *,
+        data: Sequence[str],
+        encoding: Encoding | Path | str,
+        metrics: Sequence[str] = ("accuracy",),
+        predictions: bool = False,
+        dealer: str | None = None,
+        rows: Sequence[int] | None = None,
+        bandwidth_bps: float = 1e8,
+        latency_s: float = 0.02,
+        frac_bits: int = 20,
+        block_rows: int = 4096,
+    ) -> Quote:
+        """The price of `evaluate`. With `rows`, one count per data set, nobody is contacted."""
+        terms = self._terms(frac_bits=frac_bits, block_rows=block_rows)
+        draft = preparing.evaluation(
+            self._parties(data, dealer, rows), _encoding(encoding), model, metrics, predictions, terms
+        )
+        return price(draft.spec, bandwidth_bps=bandwidth_bps, latency_s=latency_s)
+
+    def quote_train(
+        self,
+        schedule: Schedule,
+        *,
+        data: Sequence[str],
+        encoding: Encoding | Path | str,
+        metrics: Sequence[str] = (),
+        dealer: str | None = None,
+        rows: Sequence[int] | None = None,
+        buyer_rows: int = 0,
+        bandwidth_bps: float = 1e8,
+        latency_s: float = 0.02,
+        frac_bits: int = 20,
+    ) -> Quote:
+        """The price of `train`. With `rows`, one count per data set, nobody is contacted."""
+        terms = self._terms(frac_bits=frac_bits)
+        draft = preparing.training(
+            self._parties(data, dealer, rows), _encoding(encoding), schedule, metrics, buyer_rows, terms
+        )
+        return price(draft.spec, bandwidth_bps=bandwidth_bps, latency_s=latency_s)
+
+    # ---- jobs
+    def evaluate(
+        self,
+        model: Any,
+        *,
+        data: Sequence[str],
+        encoding: Encoding | Path | str,
+        metrics: Sequence[str] = ("accuracy",),
+        predictions: bool = False,
+        dealer: str | None = None,
+        frac_bits: int = 20,
+        block_rows: int = 4096,
+        purpose: str = "",
+        lifetime_s: float = 86_400,
+        wait_s: float = 0,
+        mock: bool = False,
+    ) -> JobResult:
+        """Scores a model on owners' rows. Only the metrics come back (and row predictions, where allowed).
+
+        Args:
+            model: path of an ONNX file, a torch.nn.Module, a scikit-learn linear model, or an `enclave` Model.
+            data: OWNER/DATASET, one per owner; rows count together.
+            encoding: path of a TOML file, or the value itself.
+            wait_s: how long to wait where an owner approves by hand.
+            mock: first run the job here, in plaintext, on the data sets' mock twins.
+
+        Raises: NotReady when a person must still approve (`result` goes on later), PolicyRefused, BadModel,
+            BadData, RangeExceeded, SessionError.
+        """
+        _warm_up()
+        terms = self._terms(frac_bits, block_rows, purpose, lifetime_s)
+        draft = preparing.evaluation(
+            self._parties(data, dealer, None), _encoding(encoding), model, metrics, predictions, terms
+        )
+        return self._run_new(draft, wait_s, mock=mock)
+
+    def predict(self, model: Any, *, data: Sequence[str], encoding: Encoding | Path | str, **options: Any) -> JobResult:
+        """A prediction for every row, where the owners' policies allow it; options as for `evaluate`."""
+        return self.evaluate(model, data=data, encoding=encoding, metrics=(), predictions=True, **options)
+
+    def train(
+        self,
+        schedule: Schedule,
+        *,
+        data: Sequence[str],
+        encoding: Encoding | Path | str,
+        metrics: Sequence[str] = (),
+        rows: Any = None,
+        dealer: str | None = None,
+        frac_bits: int = 20,
+        purpose: str = "",
+        lifetime_s: float = 86_400,
+        wait_s: float = 0,
+        mock: bool = False,
+    ) -> JobResult:
+        """Trains a model on the rows of all owners together, and of the buyer if `rows` is given.
+
+        Args:
+            schedule: kind of model and public hyperparameters.
+            metrics: figures of the trained model on the rows it was trained on.
+            rows: path of a Parquet or CSV file with rows of the buyer's own, in the owners' columns.
+
+        Raises: as `evaluate`.
+        """
+        _warm_up()
+        terms = self._terms(frac_bits, 4096, purpose, lifetime_s)
+        given = _encoding(encoding)
+        own = preparing.own_rows(rows, given)
+        draft = preparing.training(
+            self._parties(data, dealer, None), given, schedule, metrics, 0 if own is None else own.rows, terms
+        )
+        return self._run_new(replace(draft, own=own, own_path=None if rows is None else str(rows)), wait_s, mock=mock)
+
+    def result(self, job_id: str, *, wait_s: float = 0) -> JobResult:
+        """The result of a finished job; a job that waited for approval is run first, if it now has it.
+
+        Args: job_id: the id, or enough of its first digits.
+        Raises: NotReady when approval is still missing; what ended the job, when it failed.
+        """
+        folder = self._folders.get(job_id)
+        with self._book() as book:
+            record = book.jobs.get(folder.job_id)
+            if record.state == "RELEASED":
+                return load_result(folder)
+            if record.is_final:
+                raise preparing.ended(record)
+            if record.state in ("RUNNING", "SEALED"):
+                raise NotReady(
+                    f"job {folder.job_id} is being run by another command", job_id=folder.job_id, hint="ask again later"
+                )
+            _warm_up()
+            return self._run(preparing.reload(folder), folder, book, wait_s)
+
+    # ---- how
+    def _run_new(self, draft: Draft, wait_s: float, *, mock: bool) -> JobResult:
+        if mock:
+            from parties.buyer.trial import rehearse
+
+            rehearse(draft)
+        draft = preparing.with_plan(draft, self._report)
+        folder = self._folders.create(draft.spec.job_id)
+        preparing.store(draft, folder, self._identity)
+        with self._book() as book:
+            return self._run(draft, folder, book, wait_s)
+
+    def _run(self, draft: Draft, folder: JobFolder, book: Book, wait_s: float) -> JobResult:
+        run = Run(
+            folder=folder,
+            identity=self._identity,
+            trust=self._trust,
+            network=self._network,
+            book=book,
+            clock=self._clock,
+            report=self._report,
+        )
+        run.admit(wait_s)
+        finished = run.perform(draft.inputs())
+        self._report("collecting the receipt", 0, 0, 0)
+        return conclude(run, draft, finished, identity=self._identity, trust=self._trust, book=book, clock=self._clock)
+
+    def _parties(self, data: Sequence[str], dealer: str | None, rows: Sequence[int] | None) -> preparing.Parties:
+        wanted = split_data(data)
+        if rows is not None:
+            return preparing.imagined(wanted, rows, self._identity.card, dealer)
+        card: Card = self._network.dealer(dealer)
+        offers, described = self._network.offers(wanted, card)
+        return preparing.Parties(
+            owners=tuple(offer.owner for offer in offers),
+            datasets=tuple(offer.info.ref for offer in offers),
+            buyer=self._identity.card,
+            dealer=card,
+            offers=offers,
+            dealer_says=described,
+        )
+
+    def _terms(
+        self, frac_bits: int = 20, block_rows: int = 4096, purpose: str = "", lifetime_s: float = 86_400
+    ) -> Terms:
+        if not math.isfinite(lifetime_s) or lifetime_s < 1:
+            raise BadInput(f"a job must live at least 1 s, found {lifetime_s}")
+        return Terms(self._clock.unix_s(), int(lifetime_s), frac_bits, block_rows, purpose)
+
+    def _book(self) -> Book:
+        return Book(self._identity.home, self._identity, self._clock)
+
+
+def _encoding(given: Encoding | Path | str) -> Encoding:
+    return given if isinstance(given, Encoding) else read_encoding(Path(given))
+
+
+def _silent(stage: str, done: int, total: int, size_bytes: int) -> None:
+    del stage, done, total, size_bytes
+
+
+def _article(role: str) -> str:
+    return f"an {role}" if role[0] in "ao" else f"a {role}"
+
+
+def _warm_up() -> None:
+    """Imports the engine in the background: that takes longer than describing and proposing together."""
+    threading.Thread(target=_import_engine, name="imports", daemon=True).start()
+
+
+def _import_engine() -> None:
+    import enclave.executor.session
+    import enclave.plan
+    import enclave.workloads  # noqa: F401

@@ -1,0 +1,225 @@
+"""The end of a job at the buyer: the result, the receipt that all parties sign, and the files that stay."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclave.clock import Clock
+from enclave.errors import EnclaveError, NotReady, SessionError
+from enclave.identity import Identity, TrustStore
+from enclave.messages import JobSpec, Signed, Statement, Transcript
+from parties.buyer.book import Book
+from parties.buyer.network import everywhere
+from parties.buyer.preparing import Draft
+from parties.buyer.records import RECEIPT, RESULT, JobFolder
+from parties.buyer.results import Cost, JobResult
+from parties.buyer.running import Finished, Run
+
+if TYPE_CHECKING:
+    from enclave.models import Model
+    from enclave.workloads import Result
+    from parties.server import NodeClient
+
+__all__ = ["conclude", "load_result"]
+
+_STATEMENT_S = 10.0
+_METRICS = ("accuracy", "auc", "rmse", "r2")
+_PREDICTIONS = "predictions.csv"
+
+
+def conclude(
+    run: Run,
+    draft: Draft,
+    finished: Finished,
+    *,
+    identity: Identity,
+    trust: TrustStore,
+    book: Book,
+    clock: Clock,
+) -> JobResult:
+    """Writes everything into the job's folder and returns the result.
+
+    The result is safe before the receipt is asked for: a node that does not sign is a problem to report, and never
+    a reason to lose what was released.
+    """
+    from enclave.workloads import finish
+
+    spec, folder = run.spec, run.folder
+    found = finish(spec, finished.opened)
+    model = _model(spec, found)
+    planned = Cost.from_json(draft.planned)
+    transcripts = {identity.name: finished.session.transcript}
+    result = JobResult(
+        job_id=spec.job_id,
+        kind=spec.kind,
+        rows=spec.rows,
+        metrics=_metrics(found),
+        planned=planned,
+        measured=_measured(transcripts),
+        folder=folder.path,
+        seconds=finished.seconds,
+        receipt_ok=False,
+        predictions=found.predictions,
+        model=model,
+    )
+    _write(folder, result)
+    problems: list[str] = []
+    try:
+        statements = _collect(run, identity, book, clock, finished)
+        transcripts = _transcripts(statements)
+        receipt = _receipt(run, draft, finished, statements, identity, trust)
+        folder.write(RECEIPT, receipt)
+        book.jobs.save_document(spec.job_id, "receipt", receipt)
+    except EnclaveError as error:
+        problems.append(f"no receipt: {error.public}")
+    result = replace(
+        result,
+        measured=_measured(transcripts),
+        receipt_ok=not problems,
+        problems=tuple(problems),
+    )
+    folder.write_json(RESULT, result.to_json())
+    return result
+
+
+def load_result(folder: JobFolder) -> JobResult:
+    """The result that `conclude` wrote; raises StoreError when the folder is damaged."""
+    value = folder.read_json(RESULT)
+    spec = folder.spec()
+    predictions = None
+    if folder.has(_PREDICTIONS):
+        text = folder.read(_PREDICTIONS).decode().splitlines()
+        predictions = np.array([[float(cell) for cell in line.split(",")] for line in text])
+        predictions = predictions[:, 0] if predictions.shape[1] == 1 else predictions
+    model = None
+    if folder.has("model.safetensors"):
+        from enclave.models import read_model
+
+        model = read_model(folder.path / "model.safetensors", architecture=spec.architecture)
+    return JobResult(
+        job_id=spec.job_id,
+        kind=spec.kind,
+        rows=spec.rows,
+        metrics={name: math.nan if figure is None else figure for name, figure in value["metrics"].items()},
+        planned=Cost.from_json(value["planned"]),
+        measured=Cost.from_json(value["measured"]),
+        folder=folder.path,
+        seconds=value["seconds"],
+        receipt_ok=value["receipt_ok"],
+        predictions=predictions,
+        model=model,
+        problems=tuple(value["problems"]),
+    )
+
+
+# ---- the result
+
+
+def _metrics(found: Result) -> dict[str, Any]:
+    metrics: dict[str, Any] = {name: getattr(found, name) for name in _METRICS if getattr(found, name) is not None}
+    if found.confusion is not None:
+        metrics["confusion"] = [[int(n) for n in row] for row in found.confusion]
+    return metrics
+
+
+def _model(spec: JobSpec, found: Result) -> Model | None:
+    if found.weights is None:
+        return None
+    from enclave.models import Model
+
+    return Model(spec.architecture, found.weights)
+
+
+def _write(folder: JobFolder, result: JobResult) -> None:
+    if result.predictions is not None:
+        folder.write(_PREDICTIONS, _csv(result.predictions))
+    if result.model is not None:
+        from enclave.models import write_onnx, write_safetensors
+
+        folder.write("model.safetensors", write_safetensors(result.model))
+        folder.write("model.onnx", write_onnx(result.model))
+    folder.write_json(RESULT, result.to_json())
+
+
+def _csv(predictions: NDArray[Any]) -> bytes:
+    rows = predictions.reshape(len(predictions), -1)
+    return "".join(",".join(repr(float(x)) for x in row) + "\n" for row in rows).encode()
+
+
+# ---- the receipt
+
+
+def _collect(run: Run, identity: Identity, book: Book, clock: Clock, finished: Finished) -> list[Signed]:
+    """Every party's signed statement, in rank order."""
+    own = _own_statement(run.spec, identity, book, clock, finished)
+    end_s = time.monotonic() + _STATEMENT_S
+    fetched = everywhere(lambda client: _statement(client, run.spec.job_id, end_s), run.clients)
+    by_key: dict[bytes, Signed] = {identity.key_id: own}
+    for client, statement in zip(run.clients, fetched, strict=True):
+        if isinstance(statement, EnclaveError):
+            raise statement
+        by_key[client.card.key_id] = statement
+    return [by_key[party.key_id] for party in run.spec.parties]
+
+
+def _statement(client: NodeClient, job_id: str, end_s: float) -> Signed:
+    """The node's statement, which it writes a moment after its worker has ended."""
+    while True:
+        try:
+            documents = client.fetch(job_id)
+            if "statement" in documents:
+                return Signed.decode(documents["statement"])
+        except NotReady:
+            pass
+        if time.monotonic() > end_s:
+            raise SessionError(f"{client.card.name} has made no statement about job {job_id}", code="session.statement")
+        time.sleep(0.05)
+
+
+def _receipt(
+    run: Run, draft: Draft, finished: Finished, statements: Sequence[Signed], identity: Identity, trust: TrustStore
+) -> bytes:
+    from enclave.receipts import assemble, complete, countersign, outputs_digest
+
+    spec = run.spec
+    body = assemble(
+        run.signed,
+        statements,
+        outputs_digest=outputs_digest(draft.outputs_salt, finished.opened),
+        released=tuple(finished.opened),
+    )
+    cards = [identity.card if p.role == "buyer" else trust.by_key_id(p.key_id) for p in spec.parties]
+    own = countersign(identity, body, statement=statements[spec.rank(identity.name)], spec=run.signed, cards=cards)
+    asked = identity.sign("receipt", body)
+    answers = everywhere(lambda client: client.countersign(asked), run.clients)
+    by_key: dict[bytes, Signed] = {identity.key_id: own}
+    for client, answer in zip(run.clients, answers, strict=True):
+        if isinstance(answer, EnclaveError):
+            raise answer
+        by_key[client.card.key_id] = answer
+    return complete(body, [by_key[card.key_id] for card in cards], cards)
+
+
+def _transcripts(statements: Sequence[Signed]) -> dict[str, Transcript]:
+    said = [Statement.decode(signed.body) for signed in statements]
+    return {s.party: s.transcript for s in said if s.transcript is not None}
+
+
+def _measured(transcripts: Mapping[str, Transcript]) -> Cost:
+    """Bytes as the sender counted them; where there is no word from it, as the receiver did."""
+    links: dict[tuple[str, str], int] = {}
+    for name, transcript in transcripts.items():
+        for link in transcript.links:
+            links.setdefault((link.peer, name), link.received_bytes)
+    for name, transcript in transcripts.items():
+        for link in transcript.links:
+            links[name, link.peer] = link.sent_bytes
+    rounds = max((transcript.rounds for transcript in transcripts.values()), default=0)
+    return Cost(rounds, {pair: size for pair, size in links.items() if size})

@@ -1,0 +1,48 @@
+"""A job's plan and its price, from the specification alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from enclave.messages import JobSpec
+from parties.buyer.results import Cost, Quote
+
+if TYPE_CHECKING:
+    from enclave.plan import Plan
+
+__all__ = ["cost_of", "plan_of", "price"]
+
+
+def plan_of(spec: JobSpec) -> Plan:
+    """The plan that every party of the job derives."""
+    from enclave.engines.interface import Engine, Permit
+    from enclave.plan import make_plan
+    from enclave.workloads import Inputs, opened_outputs, release, run
+
+    def workload(engine: Engine) -> None:
+        release(engine, spec, run(engine, spec, Inputs()), Permit(spec.job_id, opened_outputs(spec)))
+
+    return make_plan(len(spec.compute_parties), spec.frac_bits, workload)
+
+
+def cost_of(plan: Plan, spec: JobSpec) -> Cost:
+    """Rounds and bytes of a plan, by the names of the parties."""
+    names = [party.name for party in spec.parties]
+    return Cost(plan.rounds, {(names[a], names[b]): size for (a, b), size in plan.link_bytes.items() if size})
+
+
+def price(spec: JobSpec, *, bandwidth_bps: float, latency_s: float) -> Quote:
+    """What the job would send and how long it would take at a bandwidth and a one-way latency."""
+    plan = plan_of(spec)
+    return Quote(
+        kind=spec.kind,
+        rows=spec.rows,
+        steps=plan.steps,
+        cost=cost_of(plan, spec),
+        dealer_bytes=plan.dealer_bytes,
+        seconds=plan.quote(bandwidth_bps, latency_s).time_s,
+        bandwidth_bps=bandwidth_bps,
+        latency_s=latency_s,
+        plan_digest=plan.digest,
+        parties=tuple(party.name for party in spec.parties),
+    )

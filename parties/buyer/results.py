@@ -1,0 +1,183 @@
+"""What a buyer gets back: figures with scikit-learn's trailing underscore, prices, and job listings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from enclave.models import Model
+
+__all__ = ["Cost", "JobResult", "JobSummary", "Quote"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a job sends: rounds of the protocol, and bytes by (from, to), dealer included."""
+
+    rounds: int
+    link_bytes: Mapping[tuple[str, str], int]
+
+    @property
+    def total_bytes(self) -> int:
+        """All payload bytes of all parties."""
+        return sum(self.link_bytes.values())
+
+    def sent_by(self, name: str) -> int:
+        """Bytes that the party called `name` sends to all others."""
+        return sum(size for (source, _), size in self.link_bytes.items() if source == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types: rounds, total, and one entry a link."""
+        links = [{"from": a, "to": b, "bytes": n} for (a, b), n in sorted(self.link_bytes.items())]
+        return {"rounds": self.rounds, "bytes": self.total_bytes, "links": links}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Cost:
+        """The inverse of `to_json`."""
+        return cls(value["rounds"], {(e["from"], e["to"]): e["bytes"] for e in value["links"]})
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A job's price before it is proposed: its plan, and the plan at a given bandwidth and latency."""
+
+    kind: str
+    rows: int
+    steps: int
+    cost: Cost
+    dealer_bytes: int
+    seconds: float
+    bandwidth_bps: float
+    latency_s: float
+    plan_digest: bytes
+    parties: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "kind": self.kind,
+            "rows": self.rows,
+            "steps": self.steps,
+            **self.cost.to_json(),
+            "dealer_bytes": self.dealer_bytes,
+            "seconds": self.seconds,
+            "bandwidth_bps": self.bandwidth_bps,
+            "latency_s": self.latency_s,
+            "plan_digest": self.plan_digest.hex(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """A finished job. Figures that the job did not release raise AttributeError, as an unfitted estimator's do.
+
+    Attributes:
+        metrics: released figures by name; numbers, and the confusion matrix as rows (true) of columns (predicted).
+        planned, measured: what the plan said, and what this party's links and the other parties' statements say.
+        folder: specification, receipt, leakage report and result of this job.
+        seconds: from the proposal to the released result; waiting for approval is not counted.
+    """
+
+    job_id: str
+    kind: str
+    rows: int
+    metrics: Mapping[str, Any]
+    planned: Cost
+    measured: Cost
+    folder: Path
+    seconds: float
+    receipt_ok: bool
+    predictions: NDArray[Any] | None = field(default=None, repr=False)
+    model: Model | None = field(default=None, repr=False)
+    problems: tuple[str, ...] = ()
+
+    @property
+    def accuracy_(self) -> float:
+        """Share of rows whose class the model names."""
+        return float(self._figure("accuracy"))
+
+    @property
+    def auc_(self) -> float:
+        """Area under the receiver operating characteristic."""
+        return float(self._figure("auc"))
+
+    @property
+    def rmse_(self) -> float:
+        """Root mean squared error, in units of the target."""
+        return float(self._figure("rmse"))
+
+    @property
+    def r2_(self) -> float:
+        """Coefficient of determination."""
+        return float(self._figure("r2"))
+
+    @property
+    def confusion_(self) -> list[list[int]]:
+        """Rows by true class, columns by predicted class."""
+        matrix: list[list[int]] = self._figure("confusion")
+        return matrix
+
+    @property
+    def predictions_(self) -> NDArray[Any]:
+        """One prediction a row, owner after owner in the order of the job."""
+        if self.predictions is None:
+            raise AttributeError("this job released no predictions")
+        return self.predictions
+
+    @property
+    def model_(self) -> Model:
+        """The trained model."""
+        if self.model is None:
+            raise AttributeError("this job released no model")
+        return self.model
+
+    def _figure(self, name: str) -> Any:
+        if name not in self.metrics:
+            raise AttributeError(f"this job released no {name}: it released {', '.join(self.metrics) or 'no figures'}")
+        return self.metrics[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types, without predictions and weights: those have files of their own in `folder`."""
+        return {
+            "job_id": self.job_id,
+            "kind": self.kind,
+            "state": "RELEASED",
+            "rows": self.rows,
+            "metrics": dict(self.metrics),
+            "planned": self.planned.to_json(),
+            "measured": self.measured.to_json(),
+            "seconds": round(self.seconds, 3),
+            "receipt_ok": self.receipt_ok,
+            "problems": list(self.problems),
+            "folder": str(self.folder),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """One line of a buyer's list of jobs."""
+
+    job_id: str
+    kind: str
+    state: str
+    data: tuple[str, ...]
+    outputs: tuple[str, ...]
+    created_unix_s: int
+    reasons: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "job_id": self.job_id,
+            "kind": self.kind,
+            "state": self.state,
+            "data": list(self.data),
+            "outputs": list(self.outputs),
+            "created_unix_s": self.created_unix_s,
+            "reasons": list(self.reasons),
+        }
