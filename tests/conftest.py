@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from enclave.channel.tls import require_tls13
 from enclave.identity import Identity, TrustStore
+
+require_tls13()  # gRPC reads the setting when it is imported, which test modules do
 
 
 @pytest.fixture

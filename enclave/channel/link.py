@@ -185,6 +185,11 @@ class Link:
         if failure is not None:
             owner(failure)
 
+    @property
+    def failure(self) -> Failure | None:
+        """The first thing that went wrong here."""
+        return self._failure
+
     def take(self, timeout_s: float) -> bytes | None:
         """The next FRAME, MORE or END message; None when woken for another reason. Raises queue.Empty in time."""
         message = self._inbox.get(timeout=timeout_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from queue import Empty
 
 import numpy as np
@@ -13,7 +13,7 @@ from enclave.channel import LinkStats, frames
 from enclave.channel.link import Failure, Link
 from enclave.errors import Desynchronised, EnclaveError, PeerLost
 
-__all__ = ["LinkedChannel"]
+__all__ = ["LinkedChannel", "abort_links"]
 
 # A sender whose peer lives but does not take its frames waits this many deadlines: a dealer runs far ahead.
 _PATIENCE = 60
@@ -121,14 +121,18 @@ class LinkedChannel:
                 return
             self._closed = True
             reason = error or self._failure
-        found = self._end() if reason is None else None
-        reason = reason or found
+        found: EnclaveError | None = None
         if reason is not None:
-            self._abort(reason)
-        for link in self._links.values():
-            link.outbox.finish()
-        for link in self._links.values():
-            link.hang_up()
+            self._fail(reason)
+        else:
+            reason = found = self._end()
+        if reason is not None:
+            abort_links(self._links.values(), self._rank, self._names, self._step, reason)
+        else:
+            for link in self._links.values():
+                link.outbox.finish()
+            for link in self._links.values():
+                link.hang_up()
         if self._release is not None:
             self._release()
         if found is not None:
@@ -221,17 +225,22 @@ class LinkedChannel:
                     return PeerLost(link.name, self._step, why="it did not confirm the end of the session")
         return None
 
-    def _abort(self, error: EnclaveError) -> None:
-        who = error.who if isinstance(error, PeerLost | Desynchronised) else self._names[self._rank]
-        culprit = self._names.index(who) if who in self._names else self._rank
-        step = error.step if isinstance(error, PeerLost) else self._step
-        why = error.public.removeprefix(f"lost {who} at step {step}").removeprefix(": ")
-        message = frames.control(frames.ABORT, step, culprit, why)
-        for link in self._links.values():
-            link.outbox.finish(last=message)
-        until = time.monotonic() + _ABORT_S
-        for link in self._links.values():
-            link.settled.wait(max(0.0, until - time.monotonic()))
+
+def abort_links(links: Iterable[Link], rank: int, names: Sequence[str], step: int, error: EnclaveError) -> None:
+    """Tells the peers of `rank` why the session ends at `step`, gives them a moment to confirm, and hangs up."""
+    who = error.who if isinstance(error, PeerLost | Desynchronised) else names[rank]
+    culprit = list(names).index(who) if who in names else rank
+    step = error.step if isinstance(error, PeerLost) else step
+    why = error.public.removeprefix(f"lost {who} at step {step}").removeprefix(": ")
+    message = frames.control(frames.ABORT, step, culprit, why)
+    told = list(links)
+    for link in told:
+        link.outbox.finish(last=message)
+    until = time.monotonic() + _ABORT_S
+    for link in told:
+        link.settled.wait(max(0.0, until - time.monotonic()))
+    for link in told:
+        link.hang_up()
 
 
 def _unexpected(message: bytes, expected: str, who: str) -> EnclaveError:

@@ -1,0 +1,138 @@
+"""Mutual TLS 1.3 between parties that know each other's certificates.
+
+gRPC cannot be told a lowest TLS version from Python. But its cipher list governs TLS 1.2 only, and all our
+certificates have ECDSA keys: with a list that RSA keys alone can serve, no TLS 1.2 handshake finds a cipher, and
+TLS 1.3 is not affected. gRPC reads the list once, while `grpc` is being imported. Hence `require_tls13`, which every
+program calls before it imports anything else, and hence no module of this package imports `grpc` at its top.
+`accepts_tls12` looks from outside whether it worked; every listener of ours asks it before it serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import ssl
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from enclave.errors import EnclaveError, Untrusted
+from enclave.identity import Card, Identity, TrustStore
+
+if TYPE_CHECKING:
+    import grpc
+
+__all__ = ["accepts_tls12", "dial", "peer_card", "require_tls13", "server_credentials"]
+
+_VARIABLE = "GRPC_SSL_CIPHER_SUITES"
+_RSA_ONLY = "ECDHE-RSA-AES256-GCM-SHA384"
+# Every certificate is also made out to this name: what identifies the peer is the certificate, not its host.
+_SERVER_NAME = "enclave"
+
+
+def require_tls13() -> None:
+    """Lets gRPC speak nothing older than TLS 1.3 in this process, and keeps it from writing to stderr.
+
+    Raises:
+        EnclaveError: `grpc` was imported before, with its own list of ciphers.
+    """
+    if os.environ.get(_VARIABLE) == _RSA_ONLY:
+        return
+    if "grpc" in sys.modules:
+        raise EnclaveError(
+            "grpc was imported before it could be restricted to TLS 1.3",
+            hint=f"call enclave.channel.tls.require_tls13() first, or set {_VARIABLE}={_RSA_ONLY}",
+            code="internal.tls",
+        )
+    os.environ[_VARIABLE] = _RSA_ONLY
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
+def server_credentials(identity: Identity, trust: TrustStore) -> grpc.ServerCredentials:
+    """Credentials of a server that talks to holders of trusted certificates only.
+
+    The trusted cards are looked at anew for every connection. Who called is `peer_card`'s to say.
+    """
+    require_tls13()
+    import grpc
+
+    pair = [(identity.tls_key_pem, identity.tls_certificate_pem)]
+    served = [trust.root_pem() or identity.tls_certificate_pem]
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        roots = trust.root_pem() or identity.tls_certificate_pem
+        if roots == served[0]:
+            return None
+        served[0] = roots
+        return grpc.ssl_server_certificate_configuration(pair, roots)
+
+    first = grpc.ssl_server_certificate_configuration(pair, served[0])
+    # The stubs do not know that None means no change.
+    return grpc.dynamic_ssl_server_credentials(first, changed, require_client_authentication=True)  # type: ignore[arg-type]
+
+
+def dial(
+    identity: Identity,
+    card: Card,
+    address: str,
+    *,
+    max_message_bytes: int = 4 << 20,
+    options: Sequence[tuple[str, int | str]] = (),
+) -> grpc.Channel:
+    """A connection, opened on first use, to the party of `card` and to nobody else.
+
+    Args:
+        address: host:port.
+        max_message_bytes: the longest message it takes from there.
+        options: further gRPC channel arguments.
+    """
+    require_tls13()
+    import grpc
+
+    # Safety: the roots are this one party's certificates. None of them may issue others, so that the peer must
+    # hold the key of one of them.
+    credentials = grpc.ssl_channel_credentials(
+        b"".join(pem.rstrip() + b"\n" for pem in card.certificates),
+        identity.tls_key_pem,
+        identity.tls_certificate_pem,
+    )
+    settings = {
+        "grpc.ssl_target_name_override": _SERVER_NAME,
+        "grpc.max_receive_message_length": max_message_bytes,
+        "grpc.max_send_message_length": -1,
+        "grpc.enable_http_proxy": 0,
+        # Two parties on one address must not share a connection, whatever their credentials.
+        "grpc.use_local_subchannel_pool": 1,
+        **dict(options),
+    }
+    return grpc.secure_channel(address, credentials, options=tuple(settings.items()))
+
+
+def peer_card(context: grpc.ServicerContext, trust: TrustStore) -> Card:
+    """The card of the party that makes this call, by the certificate of its connection.
+
+    Raises:
+        Untrusted: it shows no certificate, or one that stands on no trusted card or is not valid now.
+    """
+    shown: list[bytes] = list(context.auth_context().get("x509_pem_cert", ()))  # type: ignore[arg-type]
+    if len(shown) != 1:
+        raise Untrusted("the caller shows no certificate")
+    return trust.by_certificate(shown[0])
+
+
+def accepts_tls12(host: str, port: int, timeout_s: float = 3.0) -> bool:
+    """Whether the server there would answer a client that offers TLS 1.2 at most."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["h2"])
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing, server_hostname=_SERVER_NAME).do_handshake()
+    # A server hello is a handshake record (22); a refusal is an alert (21) or the end of the connection.
+    with contextlib.suppress(ConnectionResetError), socket.create_connection((host, port), timeout_s) as probe:
+        probe.sendall(outgoing.read())
+        return probe.recv(1) == b"\x16"
+    return False
