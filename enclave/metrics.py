@@ -53,10 +53,15 @@ def _column(engine: Engine, x: Secret, index: int) -> Secret:
 
 
 def _inner(engine: Engine, x: Secret, y: Secret) -> Secret:
-    """The sum over all elements of x * y, as one inner product."""
+    """The sum over all elements of x * y as one inner product, (1,)."""
     size = int(np.prod(x.shape, dtype=np.int64))
     found = engine.matmul(engine.reshape(x, (size, 1)), engine.reshape(y, (size, 1)), transpose_x=True)
-    return engine.reshape(found, ())
+    return engine.reshape(found, (1,))
+
+
+def _total(engine: Engine, x: Secret) -> Secret:
+    """The sum of x (n,), (1,). Local."""
+    return engine.sum(x, axis=0, keepdims=True)
 
 
 class ClassTally:
@@ -71,11 +76,10 @@ class ClassTally:
         self._engine = engine
         self._classes = classes
         self._matrix = confusion
-        shape = (classes, classes) if confusion and classes > 2 else ()
-        self._rows = 0
+        shape = (classes, classes) if confusion and classes > 2 else (1,)
         self._hits = engine.zeros(shape, integer=True)  # two classes: rows predicted and truly 1
-        self._predicted = engine.zeros((), integer=True)
-        self._true = engine.zeros((), integer=True)
+        self._predicted = engine.zeros((1,), integer=True)
+        self._true = engine.zeros((1,), integer=True)
 
     def add(self, outputs: Secret, true: Secret) -> None:
         """Counts one block.
@@ -92,15 +96,15 @@ class ClassTally:
             # A decision of exactly 0 is class 0, as in scikit-learn: 1 - [-d >= 0].
             bits = engine.add(engine.neg(engine.ge_zero(engine.neg(decision(engine, outputs)))), 1)
             self._hits = engine.add(self._hits, _inner(engine, bits, true))
-            self._predicted = engine.add(self._predicted, engine.sum(bits))
-            self._true = engine.add(self._true, engine.sum(true))
+            self._predicted = engine.add(self._predicted, _total(engine, bits))
+            self._true = engine.add(self._true, _total(engine, true))
         else:
             hot = engine.argmax_onehot(outputs)
             found = engine.matmul(true, hot, transpose_x=True) if self._matrix else _inner(engine, true, hot)
             self._hits = engine.add(self._hits, found)
 
     def correct(self, rows: int) -> Secret:
-        """The number of correct rows among `rows` counted ones, an integer. Local."""
+        """The number of correct rows among `rows` counted ones, an integer (1,). Local."""
         engine = self._engine
         if self._classes == 2:
             wrong = engine.sub(engine.add(self._predicted, self._true), engine.times_integer(self._hits, 2))
@@ -108,7 +112,7 @@ class ClassTally:
         if not self._matrix:
             return self._hits
         diagonal = np.arange(self._classes, dtype=np.int64) * (self._classes + 1)
-        return engine.sum(engine.take(engine.reshape(self._hits, (self._classes**2,)), diagonal, axis=0))
+        return _total(engine, engine.take(engine.reshape(self._hits, (self._classes**2,)), diagonal, axis=0))
 
     def confusion(self, rows: int) -> Secret:
         """The matrix of counts, integers (true class, predicted class), of `rows` counted rows. Local."""
@@ -118,12 +122,11 @@ class ClassTally:
         false_1 = engine.sub(self._predicted, self._hits)
         false_0 = engine.sub(self._true, self._hits)
         true_0 = engine.add(engine.neg(engine.add(self._predicted, false_0)), rows)
-        cells = [engine.reshape(cell, (1,)) for cell in (true_0, false_1, false_0, self._hits)]
-        return engine.reshape(engine.concat(cells, axis=0), (2, 2))
+        return engine.reshape(engine.concat([true_0, false_1, false_0, self._hits], axis=0), (2, 2))
 
 
 def auc(engine: Engine, scores: Secret, bits: Secret) -> Secret:
-    """The area under the ROC curve, ties counted half, as a number; -1 where only one class is present.
+    """The area under the ROC curve, ties counted half, a number (1,); -1 where only one class is present.
 
     Args:
         scores: numbers (n,), larger for class 1.
@@ -143,7 +146,7 @@ def auc(engine: Engine, scores: Secret, bits: Secret) -> Secret:
     # Negatives of equal score stand before the positives: `below` counts them all as lower, `strictly` none.
     strictly = _latest(engine, starts, engine.mul(starts, below))
     twice_wins = _inner(engine, labels, engine.add(below, strictly))
-    positives = engine.sum(labels)
+    positives = _total(engine, labels)
     pairs = engine.mul(positives, engine.add(engine.neg(positives), rows))
     limit_bits = max(1, (rows * rows // 2).bit_length())  # 2 * positives * negatives <= rows^2 / 2
     area = engine.divide_integers(twice_wins, engine.times_integer(pairs, 2), limit_bits)
@@ -200,16 +203,16 @@ def _halves(engine: Engine, x: Secret, half: int) -> tuple[Secret, Secret]:
 
 
 def squared_error(engine: Engine, outputs: Secret, targets: Secret) -> Secret:
-    """The sum of (output - target)^2, a number, for outputs (n, 1) and targets (n,).
+    """The sum of (output - target)^2, a number (1,), for outputs (n, 1) and targets (n,).
 
     Each square is truncated by itself, so that the sum may exceed what a single product may. Reveals: nothing.
     """
     error = engine.sub(engine.reshape(outputs, (outputs.shape[0],)), targets)
-    return engine.sum(engine.mul(error, error))
+    return _total(engine, engine.mul(error, error))
 
 
 def total_squares(engine: Engine, counts: Sequence[int], means: Secret, shares: Secret, own: Secret) -> Secret:
-    """The sum of (y - mean)^2 over the rows of several holders, a number.
+    """The sum of (y - mean)^2 over the rows of several holders, a number (1,).
 
     Every holder knows its own moments and enters them as secrets; only what lies between the holders is computed
     here. Sums of squares minus squared sums would cancel: this form does not.
@@ -221,10 +224,10 @@ def total_squares(engine: Engine, counts: Sequence[int], means: Secret, shares: 
         own: each holder's sum of squares about its own mean, (k,).
     """
     if len(counts) == 1:
-        return engine.sum(own)
-    apart = engine.sub(means, engine.sum(shares, axis=0, keepdims=True))
+        return _total(engine, own)
+    apart = engine.sub(means, _total(engine, shares))
     between = engine.times_integer(engine.mul(apart, apart), np.array(counts, dtype=np.int64))
-    return engine.sum(engine.add(own, between))
+    return _total(engine, engine.add(own, between))
 
 
 def r2_parts(engine: Engine, error: Secret, total: Secret, bits: int) -> Secret:
@@ -233,11 +236,10 @@ def r2_parts(engine: Engine, error: Secret, total: Secret, bits: int) -> Secret:
     R2 is 1 - q where the bit is 1 and 1 - 1/q where it is 0: any value of R2 fits, and nothing but R2 is in it.
 
     Args:
-        error, total: numbers (), not negative, below 2^(bits - frac_bits).
+        error, total: numbers (1,), not negative, below 2^(bits - frac_bits).
     """
     fits = engine.ge_zero(engine.sub(total, error))
     change = engine.mul(fits, engine.sub(error, total))
     smaller, larger = engine.add(total, change), engine.sub(error, change)
     quotient = engine.divide_integers(engine.as_integer(smaller), engine.as_integer(larger), bits)
-    bit = engine.add(engine.zeros(()), fits)
-    return engine.concat([engine.reshape(quotient, (1,)), engine.reshape(bit, (1,))], axis=0)
+    return engine.concat([quotient, engine.add(engine.zeros((1,)), fits)], axis=0)

@@ -67,7 +67,7 @@ class _Scoring:
         self._tally: ClassTally | None = None
         if self._classes is not None and self._wanted & {"accuracy", "confusion"}:
             self._tally = ClassTally(engine, self._classes, confusion="confusion" in self._wanted)
-        self._squares = engine.zeros(())
+        self._squares = engine.zeros((1,))
 
     def _fold(self) -> None:
         """Standardises by changed weights of the first layer, where that is possible: rows then stay as entered."""

@@ -93,13 +93,13 @@ def finish(spec: JobSpec, opened: Mapping[str, AnyArray]) -> Result:
     """What the opened arrays say, computed in the clear at the buyer."""
     numeric = spec.encoding.target.numeric if spec.encoding.target is not None else None
     shift, scale = (numeric.shift, numeric.scale) if numeric is not None else (0.0, 1.0)
-    area = float(opened["auc"]) if "auc" in opened else None
+    area = float(opened["auc"][0]) if "auc" in opened else None
     predictions = opened["predictions"] * scale + shift if "predictions" in opened else None
     return Result(
         rows=spec.rows,
-        accuracy=int(opened["accuracy"]) / spec.rows if "accuracy" in opened else None,
+        accuracy=int(opened["accuracy"][0]) / spec.rows if "accuracy" in opened else None,
         auc=area if area is None or area > -0.5 else math.nan,
-        rmse=math.sqrt(max(0.0, float(opened["rmse"])) / spec.rows) * scale if "rmse" in opened else None,
+        rmse=math.sqrt(max(0.0, float(opened["rmse"][0])) / spec.rows) * scale if "rmse" in opened else None,
         r2=_r2(opened["r2"]) if "r2" in opened else None,
         confusion=opened.get("confusion"),
         predictions=predictions,

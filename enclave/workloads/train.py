@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 
@@ -184,10 +185,13 @@ class _Descent:
         self.weights = engine.sub(self.weights, engine.scale(velocity, training.learning_rate / full))
 
     def _scaled_sum(self, terms: Sequence[tuple[Secret, FloatArray]]) -> Secret:
-        """The sum of secret times public factor over flat terms, truncated together in one round."""
+        """The sum of secret times public factor over flat terms, truncated together in one round if they can be."""
         engine, size = self._engine, self._network.size
-        if len(terms) == 1:
-            return engine.scale(terms[0][0], terms[0][1])
+        largest = [float(factor.max()) for _, factor in terms]
+        if len(terms) == 1 or min(largest) < max(largest) / 128:
+            # Factors that go together share their scale: one far below the others would lose its own digits.
+            parts = [engine.scale(x, factor) for x, factor in terms]
+            return reduce(engine.add, parts)
         factors = np.concatenate([np.broadcast_to(factor, (size,)) for _, factor in terms])
         scaled = engine.scale(engine.concat([x for x, _ in terms], axis=0), factors)
         total = engine.rows(scaled, 0, size)
