@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from enclave.engines.interface import Engine
-from enclave.engines.mpc.engine import MpcEngine
+from enclave.engines.mpc.engine import engine_on
 from enclave.engines.mpc.session import Recorder
 
 __all__ = ["Plan", "Quote", "Stage", "make_plan"]
@@ -96,7 +96,7 @@ def make_plan(parties: int, frac_bits: int, workload: Callable[[Engine], Any]) -
         workload: the job, its release included; it must not look at values, and there are none.
     """
     recorder = Recorder(parties)
-    workload(MpcEngine(recorder, frac_bits))
+    workload(engine_on(recorder, frac_bits))
     links: Counter[tuple[int, int]] = Counter()
     stages: dict[str, list[int]] = {}
     rounds = openings = words = dealt = largest = 0

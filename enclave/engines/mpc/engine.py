@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.interface import Permit
+from enclave.engines.interface import Engine, Permit
 from enclave.engines.mpc.protocols import division, selection, smooth
 from enclave.engines.mpc.protocols.arithmetic import Bilinear, Conv2d, MatMul, Mul, product, scaled, truncate
 from enclave.engines.mpc.protocols.comparison import bit_share, compare, relu
@@ -22,7 +22,7 @@ from enclave.engines.mpc.tape import Array, Blank
 from enclave.engines.mpc.tensor import Opened, Part, RingTensor, decode, encode
 from enclave.errors import BadSpec, PolicyRefused
 
-__all__ = ["MpcEngine"]
+__all__ = ["MpcEngine", "engine_on"]
 
 T = TypeVar("T")
 U = np.uint64
@@ -113,6 +113,10 @@ class MpcEngine:
         factors = np.asarray(factor, np.int64).view(U)
         return self._map(x, lambda a: a * factors, np.broadcast_shapes(x.shape, factors.shape))
 
+    def as_integer(self, x: RingTensor) -> RingTensor:
+        """See `Engine.as_integer`."""
+        return self._new(x.share, x.shape, 0)
+
     def sum(self, x: RingTensor, axis: int | None = None, *, keepdims: bool = False) -> RingTensor:
         """See `Engine.sum`."""
         axes = range(len(x.shape)) if axis is None else [axis % len(x.shape)]
@@ -156,7 +160,7 @@ class MpcEngine:
 
     # ---- products
     def scale(self, x: RingTensor, factor: float | NDArray[np.float64]) -> RingTensor:
-        """See `Engine.scale`. The factors have 17 significant bits of the largest."""
+        """See `Engine.scale`. The largest factor has 18 significant bits, the others its unit."""
         words, bits = scaled(factor)
         shape = np.broadcast_shapes(x.shape, words.shape)
         z = self.session.local(lambda a: a * words, shape, x.share)
@@ -407,4 +411,9 @@ class MpcEngine:
             part = self.session.local(lambda a, i=start, j=stop: a.reshape(-1)[i:j], (stop - start,), x.share)
             pieces.append(self._run(protocol(part)))
         whole = pieces[0] if len(pieces) == 1 else self.session.local(lambda *p: np.concatenate(p), (x.size,), *pieces)
-        return cast(RingTensor, self._new(whole, (x.size,), bits).reshaped(x.shape))
+        return self._new(whole, (x.size,), bits).reshaped(x.shape)
+
+
+def engine_on(session: Session, frac_bits: int) -> Engine:
+    """The engine of a session, as workloads see it."""
+    return cast(Engine, MpcEngine(session, frac_bits))

@@ -53,7 +53,7 @@ class KeyStream:
         encryptor = Cipher(self._algorithm, modes.CTR(nonce)).encryptor()
         size = 8 * (count + skip)
         out = np.empty(count + skip + 2, np.uint64)  # update_into asks for one block of slack
-        view = memoryview(out).cast("B")
+        view = out.view(np.uint8).data
         done = 0
         while done < size:
             step = min(_CHUNK_BYTES, size - done)

@@ -309,7 +309,7 @@ class PartySession(_Linked):
     def _exchange(self, items: list[Item]) -> list[Tensor]:
         me, step = cast(int, self.rank), self.rounds
         label = items[0].label if len(items) == 1 else "+".join(dict.fromkeys(i.label for i in items))[:64]
-        values = [i.value if isinstance(i.value, Blank) else np.ascontiguousarray(i.value) for i in items]
+        values: list[Any] = [i.value if isinstance(i.value, Blank) else np.ascontiguousarray(i.value) for i in items]
         for peer in self._peers:
             parts = [
                 values[k].reshape(-1).view(np.uint8).data

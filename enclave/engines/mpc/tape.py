@@ -46,7 +46,7 @@ class Blank:
     @property
     def nbytes(self) -> int:
         """Bytes of a contiguous tensor of this shape."""
-        return self.size * self.dtype.itemsize
+        return self.size * int(self.dtype.itemsize)
 
     def __repr__(self) -> str:
         return f"Blank({self.shape}, {self.dtype})"

@@ -27,11 +27,11 @@ class Mul:
 
     def shape(self, x: Shape, y: Shape) -> Shape:
         """Shape of the result."""
-        return cast(Shape, np.broadcast_shapes(x, y))
+        return np.broadcast_shapes(x, y)
 
     def apply(self, x: Array, y: Array) -> Array:
         """x * y modulo 2^64."""
-        return cast(Array, x * y)
+        return x * y
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class MatMul:
         """x @ y modulo 2^64."""
         x, y = (x.T if self.transpose_x else x), (y.T if self.transpose_y else y)
         if y.shape[1] == 1 and x.size < 1 << 22:
-            return (x * y[:, 0]).sum(axis=1, keepdims=True, dtype=U)
+            return np.asarray((x * y[:, 0]).sum(axis=1, keepdims=True, dtype=U))
         if x.shape[0] * x.shape[1] * y.shape[1] < _TORCH_FROM:
-            return cast(Array, x @ y)
+            return x @ y
         import torch  # numpy has no fast integer product: torch's is 18 times faster
 
         return cast(Array, torch.mm(_to_torch(x), _to_torch(y)).numpy().view(U))
@@ -218,12 +218,12 @@ def _shifted(session: Session, c: Array, high: Array, top: Array, bits: int) -> 
 
 
 def scaled(value: Any) -> tuple[Array, int]:
-    """Public numbers as integers with 17 significant bits, and the bits to truncate after multiplying by them."""
+    """Public numbers as integers with 18 significant bits, and the bits to truncate after multiplying by them."""
     numbers = np.asarray(value, np.float64)
     largest = float(np.abs(numbers).max(initial=0.0))
     if largest == 0.0:
         return np.zeros(numbers.shape, U), 0
-    bits = int(np.clip(16 - np.floor(np.log2(largest)), 0, 40))
+    bits = int(np.clip(17 - np.floor(np.log2(largest)), 0, 40))
     while bits and np.all(np.rint(numbers * 2.0**bits) % 2 == 0):
         bits -= 1
     return np.rint(numbers * 2.0**bits).astype(np.int64).view(U), bits

@@ -171,7 +171,7 @@ def relu(session: Session, x: Tensor) -> Protocol[tuple[Tensor, Bits]]:
     def select(c: Array, d: Array, r: Array, rho: Array, rho_r: Array) -> Array:
         gated = c * rho[0] - rho_r[0]  # rho x
         whole = (c if session.leader else U(0)) - r[:n]
-        return np.where(d[0].astype(bool), whole - gated, gated)
+        return np.asarray(np.where(d[0].astype(bool), whole - gated, gated))
 
     return session.local(select, (n,), c, bits.masked, shares[0], shares[8], shares[9]), bits
 
@@ -198,11 +198,12 @@ def to_planes(words: Array) -> Array:
 def from_planes(planes: Array, n: int) -> Array:
     """(k, W) packed planes -> (k, n) bytes of 0 and 1."""
     rows = np.ascontiguousarray(planes).view(np.uint8)
-    return np.unpackbits(rows, axis=-1, count=n, bitorder="little")
+    bits: Array = np.unpackbits(rows, axis=-1, count=n, bitorder="little")
+    return bits
 
 
 def _fold(f: Array, bit: Array) -> Array:
-    return cast(Array, (f[0] & bit) ^ f[1])
+    return np.asarray((f[0] & bit) ^ f[1])
 
 
 def _products(bits: Array) -> Array:

@@ -64,7 +64,7 @@ class Series:
         angle = (r & U((1 << bits) - 1)).astype(np.float64) * (2 * np.pi / (1 << bits))
         multiples = np.arange(1, self.harmonics + 1)[:, None] * angle
         both = np.stack([np.cos(multiples), np.sin(multiples)])
-        return np.rint(both * (1 << _DEALT_BITS)).astype(np.int64).view(U)
+        return np.asarray(np.rint(both * (1 << _DEALT_BITS)).astype(np.int64).view(U))
 
     def evaluate(self, c: Array, table: Array, bits: int, leader: bool) -> Array:
         """Share of the sum at 2^44."""
@@ -176,7 +176,7 @@ def _exp_table(r: Array, frac_bits: int) -> Array:
     low = (r & U((1 << frac_bits) - 1)).astype(np.float64) / (1 << frac_bits)
     top = ((r >> U(frac_bits)) & U(15)).astype(np.int64)
     digit = (np.arange(16)[:, None] - top) & 15
-    return np.rint(np.exp(digit - EXP_FLOOR - low) * (1 << tables.ONE_BITS)).astype(np.int64).view(U)
+    return np.asarray(np.rint(np.exp(digit - EXP_FLOOR - low) * (1 << tables.ONE_BITS)).astype(np.int64).view(U))
 
 
 def _exp_share(c: Array, table: Array, frac_bits: int) -> Array:
@@ -225,7 +225,7 @@ def sigmoid(session: Session, x: Tensor, frac_bits: int) -> Protocol[Tensor]:
     """Shares of 1 / (1 + e^-x) for flat x at `frac_bits`: the series inside [-8.4, 8.4], 0 and 1 outside.
 
     Error below 2.5e-4 for every x with |5 x| < 2^(63 - frac_bits).
-    Cost: 4 rounds; 24 B and 65 bits an element from every party; 248 B dealt. Reveals: nothing.
+    Cost: 4 rounds; 24 B and 65 bits an element from every party; 243 B dealt. Reveals: nothing.
     """
     end = round(SIGMOID_END * 5 * (1 << frac_bits))
     thresholds = np.array([-end, end], np.int64).view(U)
