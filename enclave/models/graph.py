@@ -40,6 +40,7 @@ __all__ = [
     "Operator",
     "Shape",
     "clean_name",
+    "layer_shape",
     "output_shape",
     "parameter_shapes",
     "shapes",
@@ -85,7 +86,7 @@ def shapes(architecture: Architecture) -> dict[str, Shape]:
         _check_name("layer", layer.name)
         if layer.name in found:
             raise BadModel(f"two layers are called {layer.name!r}")
-        found[layer.name] = _layer_shape(layer, found, declared)
+        found[layer.name] = layer_shape(layer, found, declared)
         used.update(layer.inputs)
         used.update(layer.parameters)
     last = architecture.layers[-1].name
@@ -149,7 +150,8 @@ def _check_shape(what: str, shape: Sequence[int], limit: int = MAX_ROW_ELEMENTS)
         raise BadModel(f"{what} is too large: at most {limit} elements, found shape {tuple(shape)}")
 
 
-def _layer_shape(layer: Layer, known: Mapping[str, Shape], declared: Mapping[str, Shape]) -> Shape:
+def layer_shape(layer: Layer, known: Mapping[str, Shape], declared: Mapping[str, Shape]) -> Shape:
+    """The shape of one output row of `layer`; raises BadModel when it does not fit what it is given."""
     operator = OPERATORS.get(layer.op)
     if operator is None:
         raise BadModel(

@@ -13,7 +13,7 @@ from enclave.messages import Layer
 from enclave.models.graph import INPUT
 from enclave.models.model import FloatArray, Model
 
-__all__ = ["forward_all", "forward_float"]
+__all__ = ["apply_layer", "forward_all", "forward_float"]
 
 
 def forward_float(model: Model, x: FloatArray) -> FloatArray:
@@ -34,11 +34,16 @@ def forward_all(model: Model, x: FloatArray) -> dict[str, FloatArray]:
     values: dict[str, FloatArray] = {INPUT: array.reshape(len(array), *expected)}
     for layer in model.architecture.layers:
         inputs = [values[name] for name in layer.inputs]
-        values[layer.name] = _FORWARD[layer.op](layer, inputs, [model.weights[name] for name in layer.parameters])
+        values[layer.name] = apply_layer(layer, inputs, [model.weights[name] for name in layer.parameters])
     return values
 
 
 Arrays = Sequence[FloatArray]
+
+
+def apply_layer(layer: Layer, inputs: Arrays, weights: Arrays) -> FloatArray:
+    """One checked layer on arrays with a batch axis."""
+    return _FORWARD[layer.op](layer, inputs, weights)
 
 
 def _linear(layer: Layer, xs: Arrays, ws: Arrays) -> FloatArray:
