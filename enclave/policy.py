@@ -41,6 +41,7 @@ ENGINES = ("mpc",)
 APPROVALS = ("automatic", "manual")
 ANY_BUYER = "*"
 DEFAULT_MINIMUM_ROWS = 100
+SHOWN_COLUMNS = 10
 _DAY_S = 86_400
 APPROVAL_RULE = "policy.approval"
 RULES = (
@@ -217,12 +218,16 @@ class Policy:
         if facts.rows < self.minimum_rows:
             text = f"{facts.rows} rows of {facts.dataset} take part, at least {self.minimum_rows} must"
             found.append(Reason("policy.rows.minimum", text))
-        allowed = facts.columns if self.columns is None else self.columns
+        present = frozenset(facts.columns)
+        allowed = present if self.columns is None else present & frozenset(self.columns)
         used = [f.column for f in spec.encoding.features]
         used += [spec.encoding.target.column] if spec.encoding.target is not None else []
-        for column in used:
-            if column not in allowed or column not in facts.columns:
-                found.append(Reason("policy.column", f"column {column[:80]!r} of {facts.dataset} may not be used"))
+        # One reason whatever the number: a specification can name more columns than a ledger entry should hold.
+        barred = [repr(column[:80]) for column in used if column not in allowed]
+        if barred:
+            more = f" and {len(barred) - SHOWN_COLUMNS} more" if len(barred) > SHOWN_COLUMNS else ""
+            text = f"columns of {facts.dataset} that may not be used: {', '.join(barred[:SHOWN_COLUMNS])}{more}"
+            found.append(Reason("policy.column", text))
         return found
 
 

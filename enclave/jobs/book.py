@@ -9,7 +9,7 @@ from enclave.clock import Clock
 from enclave.errors import BadSpec, Refused
 from enclave.identity import Identity, verify
 from enclave.jobs.recovery import checked_ledger
-from enclave.jobs.rules import TRANSITIONS, History, JobLimits, Judge, spec_digest
+from enclave.jobs.rules import TRANSITIONS, History, JobLimits, Judge, bounded, spec_digest
 from enclave.jobs.watch import Watch
 from enclave.ledger import head, link
 from enclave.messages import Approval, JobSpec, JobStatus, LedgerEntry, Reason, Signed
@@ -124,8 +124,8 @@ class Jobs:
             to, reasons = judge(record, history)
             if to != "PROPOSED":
                 return self._move(tx, record, to, reasons)
-            if reasons != record.reasons:
-                record = replace(record, reasons=reasons, updated_unix_s=self._clock.unix_s())
+            if bounded(reasons) != record.reasons:
+                record = replace(record, reasons=bounded(reasons), updated_unix_s=self._clock.unix_s())
                 tx.update_job(record)
             return record
 
@@ -351,7 +351,7 @@ class Jobs:
     ) -> JobRecord:
         if (record.state, to) not in TRANSITIONS:
             raise Refused(f"job {record.job_id} is {record.state}, it cannot become {to[:20]}", code="job.state")
-        moved = replace(record, state=to, reasons=reasons, updated_unix_s=self._clock.unix_s())
+        moved = replace(record, state=to, reasons=bounded(reasons), updated_unix_s=self._clock.unix_s())
         if moved.is_final:
             moved = replace(moved, worker="", lease_unix_s=0, deadline_unix_s=0)
         tx.update_job(moved)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from enclave.messages import Reason
 from enclave.store import JobRecord
 
+MAX_REASONS = 50
+MAX_REASON_CHARS = 2000
 TRANSITIONS = frozenset(
     {
         ("PROPOSED", "ADMITTED"),
@@ -65,3 +67,16 @@ class History:
 
 
 Judge = Callable[[JobRecord, History], tuple[str, tuple[Reason, ...]]]
+
+
+def bounded(reasons: Sequence[Reason]) -> tuple[Reason, ...]:
+    """The reasons, cut to what a ledger entry should hold: some of their text may come from a peer."""
+    kept = [Reason(reason.rule[:100], _cut(reason.text)) for reason in reasons[:MAX_REASONS]]
+    if len(reasons) > MAX_REASONS:
+        kept.append(Reason("job.reasons", f"and {len(reasons) - MAX_REASONS} more"))
+    return tuple(kept)
+
+
+def _cut(text: str) -> str:
+    # Half a surrogate pair can stand in a file name, and not in a protobuf string.
+    return text[:MAX_REASON_CHARS].encode("utf-8", "replace").decode("utf-8")

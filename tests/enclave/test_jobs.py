@@ -172,6 +172,15 @@ def test_the_ledger_entry_says_what_happened(desk: Desk) -> None:
     assert digest == head(desk.jobs.ledger_entries()[-1])
 
 
+def test_reasons_of_any_size_leave_a_ledger_that_goes_on(desk: Desk) -> None:
+    """Attack: a peer whose error text fills the ledger entry beyond what can be read back."""
+    job_id = desk.running(1)
+    record = desk.jobs.advance(job_id, "FAILED", [Reason("peer.error", "\udcff" + "x" * 5000)] * 2000)
+    assert len(record.reasons) == 51 and record.reasons[-1] == Reason("job.reasons", "and 1950 more")
+    desk.propose(desk.spec(2))
+    assert desk.jobs.check_ledger()[-2].reasons == record.reasons == desk.jobs.get(job_id).reasons
+
+
 # ---- proposals
 
 
