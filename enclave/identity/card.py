@@ -188,7 +188,8 @@ def new_certificate(name: str, unix_s: int) -> tuple[bytes, bytes]:
     """A fresh ECDSA P-256 key and a self-signed certificate for `name`: (private key PKCS8 PEM, certificate PEM).
 
     There is no key usage extension: TLS libraries accept a self-signed certificate as its own trust anchor only
-    when its key usage is absent or lets it sign certificates, and it must not sign any.
+    when its key usage is absent or lets it sign certificates, and it must not sign any. The key identifiers tell the
+    library a party's old and new certificate apart, which have one subject: it looks at the first that fits.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -206,6 +207,8 @@ def new_certificate(name: str, unix_s: int) -> tuple[bytes, bytes]:
         )
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]), False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), False)
         .sign(key, hashes.SHA256())
     )
     private = key.private_bytes(
