@@ -66,7 +66,7 @@ class Store:
             URL.create("sqlite", database=str(path)),
             connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
             pool_size=4,
-            max_overflow=60,
+            max_overflow=-1,  # the callers are a bounded pool of threads already
         )
         event.listen(engine, "connect", _Pragmas(max_bytes))
         store = cls(engine, path)

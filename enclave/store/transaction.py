@@ -75,14 +75,22 @@ class Tx:
             return tuple(_record(row) for row in reversed(newest))
         return tuple(_record(row) for row in self._connection.execute(query.order_by(_arrival())))
 
-    def next_startable(self, now_unix_s: int) -> JobRecord | None:
-        """Of the admitted jobs whose start was asked for and that have not expired, the one that waits longest."""
-        row = self._connection.execute(
-            select(jobs)
-            .where(jobs.c.state == "ADMITTED", jobs.c.start_unix_s > 0, jobs.c.expires_unix_s > now_unix_s)
-            .order_by(jobs.c.start_unix_s, jobs.c.job_id)
-            .limit(1)
-        ).one_or_none()
+    def states(self) -> dict[str, str]:
+        """State of every job, by id."""
+        return {row.job_id: row.state for row in self._connection.execute(select(jobs.c.job_id, jobs.c.state))}
+
+    def next_startable(self, now_unix_s: int, job_id: str = "") -> JobRecord | None:
+        """Of the admitted jobs whose start was asked for and that have not expired, the one that waits longest.
+
+        With `job_id`, that one or none.
+        """
+        query = select(jobs).where(
+            jobs.c.state == "ADMITTED", jobs.c.start_unix_s > 0, jobs.c.expires_unix_s > now_unix_s
+        )
+        if job_id:
+            query = query.where(jobs.c.job_id == job_id)
+        query = query.order_by(jobs.c.start_unix_s, jobs.c.job_id).limit(1)
+        row = self._connection.execute(query).one_or_none()
         return None if row is None else _record(row)
 
     def overdue(self, now_unix_s: int) -> tuple[JobRecord, ...]:
