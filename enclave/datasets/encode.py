@@ -23,7 +23,7 @@ from enclave.datasets.canonical import canonical_text
 from enclave.errors import BadData
 from enclave.messages import Category, ClassTarget, Feature, NumericFeature, OneHotFeature, Target
 
-__all__ = ["Faults", "encode_classes", "encode_feature", "encode_target"]
+__all__ = ["Faults", "distinct", "encode_classes", "encode_feature", "encode_target"]
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -114,17 +114,27 @@ def _codes(categories: Sequence[Category], column: Any) -> IntArray:
     lookup = {value: i for i, category in enumerate(categories) for value in category.values}
     missing = next((i for i, category in enumerate(categories) if category.missing), -1)
     other = next((i for i, category in enumerate(categories) if category.other), -1)
-    if pa.types.is_null(column.type):
-        return np.full(len(column), missing, dtype=np.int64)
-    nothing = pa.scalar(None, column.type)
-    encoded = pc.dictionary_encode(pc.if_else(_null_mask(column), nothing, column))
-    # The dictionary goes through numpy for floats only, to keep float32's own shortest text.
-    values = encoded.dictionary
-    raw = values.to_numpy(zero_copy_only=False) if pa.types.is_floating(values.type) else values.to_pylist()
-    table = np.array([*(lookup.get(canonical_text(v), other) for v in raw), missing], dtype=np.int64)
-    indices = pc.fill_null(pc.cast(encoded.indices, pa.int64()), len(values)).to_numpy()
+    indices, texts = distinct(column)
+    table = np.array([*(lookup.get(text, other) for text in texts), missing], dtype=np.int64)
     codes: IntArray = table[indices]
     return codes
+
+
+def distinct(column: Any) -> tuple[IntArray, list[str]]:
+    """The canonical texts of an Arrow column and the index of every row's; missing rows have index len(texts).
+
+    Two values may share a text (0.0 and -0.0), and then stand in the list twice.
+    """
+    column = _joined(column)
+    if pa.types.is_null(column.type):
+        return np.zeros(len(column), dtype=np.int64), []
+    nothing = pa.scalar(None, column.type)
+    encoded = pc.dictionary_encode(pc.if_else(_null_mask(column), nothing, column))
+    # Floats go through numpy, which keeps float32's own shortest text.
+    values = encoded.dictionary
+    raw = values.to_numpy(zero_copy_only=False) if pa.types.is_floating(values.type) else values.to_pylist()
+    indices: IntArray = pc.fill_null(pc.cast(encoded.indices, pa.int64()), len(values)).to_numpy(zero_copy_only=False)
+    return indices, [canonical_text(v) for v in raw]
 
 
 def _null_mask(column: Any) -> Any:
