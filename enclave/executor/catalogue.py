@@ -17,9 +17,13 @@ import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from enclave.errors import BadData, BadInput, BadSpec, StoreError
 from enclave.messages import DatasetInfo, DatasetRef, Encoding, is_name
+
+if TYPE_CHECKING:
+    from enclave.datasets import RowSource
 
 __all__ = ["Catalogue", "Registered"]
 
@@ -83,8 +87,12 @@ class Catalogue:
             _write(fresh / "salt", salt)
             _write(fresh / "info", info.encode())
             if target.exists():
-                shutil.rmtree(target)
-            fresh.rename(target)
+                old = fresh.with_name(fresh.name + ".old")
+                target.rename(old)
+                fresh.rename(target)
+                shutil.rmtree(old)
+            else:
+                fresh.rename(target)
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)
             raise StoreError(f"cannot register {dataset.name}: {error.strerror}") from error
@@ -113,7 +121,7 @@ class Catalogue:
         names = sorted(p.parent.name for p in self._folder.glob("*/info") if is_name(p.parent.name))
         return tuple(self.get(name) for name in names)
 
-    def rows(self, ref: DatasetRef, encoding: Encoding) -> object:
+    def rows(self, ref: DatasetRef, encoding: Encoding) -> RowSource:
         """Opens the rows for a session: a RowSource, checked.
 
         Raises:

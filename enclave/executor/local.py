@@ -86,6 +86,10 @@ class WorkerProcess:
                 return
             yield event
 
+    def kill(self) -> None:
+        """Ends the process at once; `events` then comes to its end."""
+        self._process.kill()
+
     def stop(self, patience_s: float = 0.0) -> int:
         """Ends the process, forcibly after `patience_s`, and returns its exit status (negative: the signal)."""
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -13,7 +13,7 @@ from typing import BinaryIO, TypeVar
 
 from enclave import errors
 from enclave.errors import BadSpec, EnclaveError
-from enclave.messages import Signed, Transcript, Value
+from enclave.messages import Reason, Signed, Transcript, Value
 from enclave.wire import node_pb2, session_pb2
 
 __all__ = [
@@ -89,6 +89,10 @@ class Failure(Value):
                 return replace(plain, expected=error.job_id)
         return plain
 
+    def reason(self) -> Reason:
+        """The failure as a reason in a job's record."""
+        return Reason(self.rules[0] if self.rules else self.code, self.text[:2000])
+
     def error(self) -> EnclaveError:
         """The exception that `of` was given, with the text it had there."""
         result = self._build()
@@ -132,6 +136,7 @@ class Order(Value):
     connect_s: float
     step_deadline_s: float
     dealer_bytes_limit: int = 0
+    profile: str = "production"
 
 
 @dataclass(frozen=True, slots=True)

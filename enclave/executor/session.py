@@ -1,33 +1,47 @@
 """One session of one job at one rank: the core that a node's worker and a buyer's own process share.
 
+    connect → hello (plan digests) → the workload → sealed → every gate → agree → commit → open → close
+
 A job is one session: its channel is named by the job id, and a retry is a new job with fresh randomness.
-The caller hands in everything that has an address or a person behind it: how to find a peer's worker (`locate`)
-and who decides whether a sealed result may leave (`gate`). This module is the only place that makes a `Permit`.
+The caller hands in everything that has an address or a person behind it: how to find a peer's worker (`locate`),
+who decides whether a sealed result may leave (`gate`), and what makes that durable (`commit`). This module is the
+only place that makes a `Permit`.
+
+Every party's gate must say yes before any party commits: a refusal at one leaves no release on another's record.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
 
 from numpy.typing import NDArray
 
-from enclave.messages import Signed, Transcript
+from enclave.engines.interface import Engine, Permit
+from enclave.errors import Desynchronised, EnclaveError, PlanMismatch, PolicyRefused, SessionError
+from enclave.executor.assignment import Assignment, read_job
+from enclave.executor.evidence import Evidence
+from enclave.leakage.audit import OpeningAudit
+from enclave.messages import JobSpec, LinkTraffic, Signed, Transcript
 
 if TYPE_CHECKING:
     from enclave.channel import Channel
     from enclave.channel.grpc_link import Listener
+    from enclave.engines.mpc.session import DealerSession, PartySession
     from enclave.identity import Identity, TrustStore
     from enclave.plan import Plan
     from enclave.workloads import Inputs
 
-__all__ = ["Gate", "Progress", "Sealing", "SessionResult", "run_session"]
+__all__ = ["Gate", "Progress", "Sealing", "SessionResult", "plan_job", "run_session"]
+
+# A dealer runs far ahead of the parties and then waits for them: what ends its wait is the channel's own watch.
+_DEALER_PATIENCE = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a session stands: plan steps done and in all, and the name of the stage."""
+    """Where a session stands: plan rounds done and in all, and the name of the stage."""
 
     steps_done: int
     steps_total: int
@@ -36,7 +50,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Sealing:
-    """What the gate is told once the result exists, as shares only. `rows` counts the rows of all parties."""
+    """What the gate is told once the result exists, as shares only. `rows` counts the rows of all parties.
+
+    `transcript` is of the session so far; its `equals_plan` says so of the plan up to the seal.
+    """
 
     job_id: str
     outputs: tuple[str, ...]
@@ -54,8 +71,37 @@ class SessionResult:
     report: bytes  # the leakage report as JSON
 
 
-# Returns the outputs that may be opened to the buyer, once that decision is durable; raises Refused otherwise.
+# Returns the outputs that may be opened to the buyer; raises Refused otherwise.
 Gate = Callable[[Sealing], tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class _Seal:
+    """The plan of a job, with the digest of its steps up to the seal."""
+
+    plan: Plan
+    digest: bytes
+
+
+def plan_job(spec: JobSpec) -> Plan:
+    """The plan of a job, computed from its specification alone. Raises BadInput for one that cannot be run."""
+    return _plan(spec).plan
+
+
+def _plan(spec: JobSpec) -> _Seal:
+    from enclave import workloads
+    from enclave.plan import make_plan
+
+    workloads.check_spec(spec)
+    sealed_at: list[bytes] = []
+
+    def job(engine: Any) -> None:
+        sealed = workloads.run(engine, spec, workloads.Inputs())
+        sealed_at.append(engine.session.digest)
+        workloads.release(engine, spec, sealed, Permit(spec.job_id, spec.outputs))
+
+    plan = make_plan(len(spec.compute_parties), spec.frac_bits, job)
+    return _Seal(plan, sealed_at[0])
 
 
 def run_session(
@@ -66,11 +112,13 @@ def run_session(
     inputs: Inputs,
     locate: Callable[[int], str],
     gate: Gate,
+    commit: Callable[[], None] = lambda: None,
     listener: Listener | None = None,
     progress: Callable[[Progress], None] | None = None,
     attach: Callable[[Channel], None] | None = None,
-    connect_s: float = 30.0,
-    deadline_s: float = 10.0,
+    evidence: Evidence | None = None,
+    connect_s: float = 60.0,
+    deadline_s: float = 30.0,
     dealer_bytes_limit: int | None = None,
 ) -> SessionResult:
     """Runs this party's rank of the job `signed`, from connecting to the released outputs.
@@ -79,11 +127,13 @@ def run_session(
         signed: the buyer's signed JobSpec, as received; its signature is verified again here.
         identity: whose rank to run: its key id must be one of the spec's parties.
         inputs: this party's rows and model (both None at the dealer).
-        locate: rank -> "host:port" of that rank's worker; may block; raises EnclaveError.
+        locate: rank -> "host:port" of that rank's worker; may block; raises EnclaveError; called from other threads.
         gate: decides on release; at the buyer `lambda sealing: sealing.outputs`.
-        listener: where peers connect; None at the buyer, who only dials.
+        commit: makes the release durable, once all parties' gates have agreed; nothing has left before it returns.
+        listener: where peers connect; None at the buyer, who only dials. Closed at the end.
         progress: called often and from this thread; must be quick.
         attach: given the open channel, so that another thread can end the session with `channel.close(error)`.
+        evidence: filled as far as the session gets.
         connect_s: how long to wait for all peers to be connected.
         deadline_s: how long to wait for any one frame.
         dealer_bytes_limit: at the dealer, the most bytes of correlated randomness it agrees to deal.
@@ -91,4 +141,135 @@ def run_session(
     Raises:
         Untrusted, PlanMismatch, PolicyRefused, BadInput, PeerLost, Desynchronised.
     """
-    raise NotImplementedError
+    from enclave.channel.grpc_link import open_channel
+
+    evidence = evidence if evidence is not None else Evidence()
+    try:
+        job = read_job(signed, identity, trust)
+        seal = _plan(job.spec)
+        evidence.plan = seal.plan
+        if seal.plan.digest != job.spec.plan_digest:
+            raise PlanMismatch(job.spec.plan_digest, seal.plan.digest, who=identity.name)
+        if dealer_bytes_limit is not None and seal.plan.dealer_bytes > dealer_bytes_limit:
+            raise PolicyRefused(
+                f"the job needs {seal.plan.dealer_bytes} dealer bytes, at most {dealer_bytes_limit} here",
+                rules=("dealer.bytes",),
+            )
+        channel = open_channel(
+            job.spec.job_id,
+            job.rank,
+            job.names,
+            job.peers,
+            identity,
+            trust,
+            listener,
+            locate,
+            len(job.spec.datasets),
+            deadline_s * (_DEALER_PATIENCE if job.role == "dealer" else 1),
+            connect_s=connect_s,
+        )
+    except BaseException:
+        if listener is not None:
+            listener.close()
+        raise
+    try:
+        if attach is not None:
+            attach(channel)
+        result = _Run(job, seal, channel, inputs, gate, commit, progress, evidence).run()
+        channel.close()
+        return result
+    except EnclaveError as error:
+        channel.close(error)
+        raise
+    except BaseException:
+        channel.close(SessionError(f"{identity.name} stopped", code="session.stopped"))
+        raise
+
+
+@dataclass(slots=True)
+class _Run:
+    """The part of a session that has a channel."""
+
+    job: Assignment
+    seal: _Seal
+    channel: Channel
+    inputs: Inputs
+    gate: Gate
+    commit: Callable[[], None]
+    progress: Callable[[Progress], None] | None
+    evidence: Evidence
+    audit: OpeningAudit = field(default_factory=OpeningAudit)
+    before: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+
+    def run(self) -> SessionResult:
+        """Hello, workload, gates, release."""
+        from enclave import workloads
+        from enclave.engines.mpc.engine import MpcEngine
+        from enclave.engines.mpc.session import DealerSession, PartySession
+
+        spec, plan = self.job.spec, self.seal.plan
+        parties = len(spec.compute_parties)
+        session: PartySession | DealerSession
+        if self.job.role == "dealer":
+            session = DealerSession(self.channel, parties, plan.digest, progress=self._on_step)
+        else:
+            session = PartySession(
+                self.channel, parties, plan.digest, observer=self.audit.observe, progress=self._on_step
+            )
+        # The hello and the agreement are no steps of the plan: traffic is counted from here on, without the latter.
+        self.before = {link.rank: (link.sent_bytes, link.received_bytes) for link in self.channel.stats()}
+        engine = cast(Engine, MpcEngine(session, spec.frac_bits))
+        try:
+            sealed = workloads.run(engine, spec, self.inputs)
+            permit = self._through_gate(session)
+            opened = workloads.release(engine, spec, sealed, permit)
+        finally:
+            self.evidence.audit = self.audit.result()
+            self.evidence.transcript = self._transcript(session, session.digest == plan.digest)
+        report = self.evidence.report(self.job.signed, spec, self.job.names[self.job.rank], "RELEASED")
+        return SessionResult(opened, self.evidence.transcript, plan, report)
+
+    def _through_gate(self, session: PartySession | DealerSession) -> Permit:
+        from enclave.workloads import opened_outputs
+
+        spec = self.job.spec
+        transcript = self._transcript(session, session.digest == self.seal.digest)
+        allowed = self.gate(Sealing(spec.job_id, opened_outputs(spec), spec.rows, transcript))
+        self._agree(session.rounds)
+        self.commit()
+        # Safety: the only Permit of a session that has peers; the recorder's above opens shapes.
+        return Permit(spec.job_id, allowed)
+
+    def _agree(self, step: int) -> None:
+        """Every gate has said yes, or this raises what the one that did not told its peers."""
+        for peer in self.job.peers:
+            self.channel.send(peer, step, "agree", [self.seal.digest])
+        for peer in self.job.peers:
+            said = bytes(self.channel.receive(peer, step, "agree", len(self.seal.digest)))
+            if said != self.seal.digest:
+                raise Desynchronised(self.seal.digest.hex()[:16], said.hex()[:16], who=self.job.names[peer])
+        size = len(self.seal.digest)
+        self.before = {rank: (sent + size, got + size) for rank, (sent, got) in self.before.items()}
+
+    def _on_step(self, rounds: int, stage: str) -> None:
+        if self.progress is not None:
+            self.progress(Progress(rounds, self.seal.plan.rounds, stage))
+
+    def _transcript(self, session: PartySession | DealerSession, equals_plan: bool) -> Transcript:
+        audit = self.audit.result()
+        links = []
+        for link in self.channel.stats():
+            sent, received = self.before.get(link.rank, (0, 0))
+            links.append(LinkTraffic(link.peer, link.sent_bytes - sent, link.received_bytes - received))
+        return Transcript(
+            rounds=session.rounds,
+            links=tuple(links),
+            digest=session.digest,
+            equals_plan=equals_plan,
+            openings=audit.openings,
+            opened_words=audit.words,
+            uniformity_p=audit.uniformity_p,
+            reused_masks=audit.reused_masks,
+            peak_rss_bytes=session.peak_rss_bytes,
+            wall_s=session.wall_s,
+        )

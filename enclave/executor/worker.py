@@ -15,7 +15,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from enclave.errors import EnclaveError, SessionError
+from enclave.errors import EnclaveError, Refused
 from enclave.executor.orders import (
     Endpoint,
     Failure,
@@ -34,6 +34,7 @@ from enclave.executor.orders import (
 
 if TYPE_CHECKING:
     from enclave.channel import Channel
+    from enclave.executor.evidence import Evidence
     from enclave.executor.session import Progress, Sealing
 
 __all__ = ["main"]
@@ -50,8 +51,7 @@ class _Node:
         self._write_lock = threading.Lock()
         self._released: queue.SimpleQueue[EnclaveError | None] = queue.SimpleQueue()
         self._verdict: queue.SimpleQueue[tuple[str, ...] | EnclaveError] = queue.SimpleQueue()
-        self._located: queue.SimpleQueue[Located] = queue.SimpleQueue()
-        self._locate_lock = threading.Lock()
+        self._located: dict[int, queue.SimpleQueue[Located]] = {}
         self._lock = threading.Lock()
         self._channel: Channel | None = None
         self._cancelled: EnclaveError | None = None
@@ -84,7 +84,7 @@ class _Node:
         elif order.release is not None:
             self._released.put(None)
         elif order.located is not None:
-            self._located.put(order.located)
+            self._answers(order.located.rank).put(order.located)
         elif order.cancel is not None:
             self._cancel(order.cancel.error())
 
@@ -107,15 +107,16 @@ class _Node:
         self.emit(WorkerEvent(connected=Ready()))
 
     def locate(self, rank: int) -> str:
-        """Asks the node where a peer's worker listens."""
-        with self._locate_lock:
-            self.emit(WorkerEvent(locate=Locate(rank)))
-            answer = self._located.get()
+        """Asks the node where a peer's worker listens. One thread at a time for each rank."""
+        self.emit(WorkerEvent(locate=Locate(rank)))
+        answer = self._answers(rank).get()
         if answer.failure is not None:
             raise answer.failure.error()
-        if answer.rank != rank:
-            raise SessionError(f"asked the node for rank {rank}, it answered for {answer.rank}")
         return answer.address
+
+    def _answers(self, rank: int) -> queue.SimpleQueue[Located]:
+        with self._lock:
+            return self._located.setdefault(rank, queue.SimpleQueue())
 
     def gate(self, sealing: Sealing) -> tuple[str, ...]:
         """Asks the node whether the sealed result may leave."""
@@ -157,47 +158,78 @@ def main() -> int:
     if first is None or first.start is None:
         return 0
     threading.Thread(target=node.listen, name="orders", daemon=True).start()
-    try:
-        outcome = _run(first.start, node)
-    except EnclaveError as error:
-        traceback.print_exc()
-        outcome = Outcome(Failure.of(node.reason(error)))
-    except Exception as error:  # noqa: BLE001  the edge of the process: the node must hear of it, without details
-        traceback.print_exc()
-        outcome = Outcome(Failure.of(node.reason(EnclaveError(f"the worker failed: {type(error).__name__}"))))
-    node.emit(WorkerEvent(outcome=outcome))
+    node.emit(WorkerEvent(outcome=_run(first.start, node)))
     # Threads of libraries that are still alive must not keep the process.
     sys.stderr.flush()
     os._exit(0)
 
 
 def _run(order: Order, node: _Node) -> Outcome:
-    from enclave.executor.inputs import owner_inputs
-    from enclave.executor.session import open_order, run_session
+    """The session's outcome; nothing is raised."""
+    from enclave.executor.evidence import Evidence
+
+    evidence = Evidence()
+    try:
+        _session(order, node, evidence)
+    except Exception as error:  # noqa: BLE001  the edge of the process: the node must hear of it, without details
+        traceback.print_exc()
+        known = error if isinstance(error, EnclaveError) else EnclaveError(f"the worker failed: {type(error).__name__}")
+        return _outcome(order, evidence, Failure.of(node.reason(known)))
+    return _outcome(order, evidence, None)
+
+
+def _outcome(order: Order, evidence: Evidence, failure: Failure | None) -> Outcome:
+    from enclave.identity import Identity
+    from enclave.messages import JobSpec
+
+    report = b""
+    try:
+        name = Identity.load(Path(order.home)).name
+        reasons = () if failure is None else (failure.reason(),)
+        state = "FAILED" if failure is not None else "RELEASED"
+        report = evidence.report(order.spec, JobSpec.decode(order.spec.body), name, state, reasons)
+    except EnclaveError:
+        traceback.print_exc()
+    return Outcome(failure, evidence.transcript, report, evidence.plan.digest if evidence.plan is not None else b"")
+
+
+def _session(order: Order, node: _Node, evidence: Evidence) -> None:
+    from enclave.channel.grpc_link import Listener
+    from enclave.executor.assignment import read_job
+    from enclave.executor.catalogue import Catalogue
+    from enclave.executor.claims import untrue
+    from enclave.executor.session import run_session
     from enclave.identity import Identity, TrustStore
+    from enclave.workloads import Inputs
 
     home = Path(order.home)
     identity, trust = Identity.load(home), TrustStore(home)
-    job = open_order(order.spec, identity, trust)
-    inputs = owner_inputs(home, order.dataset, job.spec, identity.name)
-    with job.listen(order.listen_host, range(order.port_low, order.port_high + 1)) as listener:
-        node.emit(WorkerEvent(listening=Endpoint(listener.address)))
-        result = run_session(
-            order.spec,
-            identity=identity,
-            trust=trust,
-            inputs=inputs,
-            locate=node.locate,
-            gate=node.gate,
-            commit=node.commit,
-            listener=listener,
-            progress=node.progress,
-            attach=node.attach,
-            connect_s=order.connect_s,
-            deadline_s=order.step_deadline_s,
-            dealer_bytes_limit=order.dealer_bytes_limit or None,
-        )
-    return Outcome(None, result.transcript, result.report, result.plan.digest)
+    job = read_job(order.spec, identity, trust)
+    false = untrue(job.spec) if order.profile == "production" else ()
+    if false:
+        raise Refused(f"a claim of the receipt would be false: {'; '.join(false)}", code="refused.claims")
+    rows = None
+    if order.dataset:
+        rows = Catalogue(home, identity.name).rows(job.spec.datasets[job.rank], job.spec.encoding)
+    ports = range(order.port_low, order.port_high + 1)
+    listener = Listener(identity, trust, job.spec.job_id, order.listen_host, ports, job.peers)
+    node.emit(WorkerEvent(listening=Endpoint(listener.address)))
+    run_session(
+        order.spec,
+        identity=identity,
+        trust=trust,
+        inputs=Inputs(rows=rows),
+        locate=node.locate,
+        gate=node.gate,
+        commit=node.commit,
+        listener=listener,
+        progress=node.progress,
+        attach=node.attach,
+        evidence=evidence,
+        connect_s=order.connect_s,
+        deadline_s=order.step_deadline_s,
+        dealer_bytes_limit=order.dealer_bytes_limit or None,
+    )
 
 
 def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:
@@ -212,9 +244,15 @@ def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:
 
 
 def _import_engine() -> None:
-    """What takes seconds to import, before there is a job that waits for it."""
-    import enclave.executor.inputs
+    """What takes long to import, before there is a job that waits for it."""
+    from enclave.channel.tls import require_tls13
+
+    require_tls13()
+    import enclave.channel.grpc_link
+    import enclave.datasets
+    import enclave.engines.mpc.engine
     import enclave.executor.session
+    import enclave.plan
     import enclave.workloads  # noqa: F401
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Order(_message.Message):
-    __slots__ = ("spec", "home", "dataset", "listen_host", "port_low", "port_high", "connect_s", "step_deadline_s", "dealer_bytes_limit")
+    __slots__ = ("spec", "home", "dataset", "listen_host", "port_low", "port_high", "connect_s", "step_deadline_s", "dealer_bytes_limit", "profile")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     HOME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
@@ -20,6 +20,7 @@ class Order(_message.Message):
     CONNECT_S_FIELD_NUMBER: _ClassVar[int]
     STEP_DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     DEALER_BYTES_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     spec: _job_pb2.Signed
     home: str
     dataset: str
@@ -29,7 +30,8 @@ class Order(_message.Message):
     connect_s: float
     step_deadline_s: float
     dealer_bytes_limit: int
-    def __init__(self, spec: _Optional[_Union[_job_pb2.Signed, _Mapping]] = ..., home: _Optional[str] = ..., dataset: _Optional[str] = ..., listen_host: _Optional[str] = ..., port_low: _Optional[int] = ..., port_high: _Optional[int] = ..., connect_s: _Optional[float] = ..., step_deadline_s: _Optional[float] = ..., dealer_bytes_limit: _Optional[int] = ...) -> None: ...
+    profile: str
+    def __init__(self, spec: _Optional[_Union[_job_pb2.Signed, _Mapping]] = ..., home: _Optional[str] = ..., dataset: _Optional[str] = ..., listen_host: _Optional[str] = ..., port_low: _Optional[int] = ..., port_high: _Optional[int] = ..., connect_s: _Optional[float] = ..., step_deadline_s: _Optional[float] = ..., dealer_bytes_limit: _Optional[int] = ..., profile: _Optional[str] = ...) -> None: ...
 
 class WorkerEvent(_message.Message):
     __slots__ = ("listening", "progress", "sealed", "outcome", "locate", "ready", "connected", "agreed")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-
-import grpc
+from typing import TYPE_CHECKING, Any
 
 from enclave.channel import tls
 from enclave.errors import BadSpec, EnclaveError, NotReady, SessionError
 from enclave.identity import Card, Identity
 from enclave.messages import Decision, DescribeReply, JobRef, JobSpec, JobStatus, Signed
-from enclave.wire import node_pb2, node_pb2_grpc
-from parties.server.statuses import error_of_call
+from enclave.wire import node_pb2
+
+if TYPE_CHECKING:
+    import grpc
 
 __all__ = ["NodeClient", "start_everywhere"]
 
@@ -35,8 +35,13 @@ class NodeClient:
             raise SessionError(f"{card.name} has no address on its card", code="session.unreachable")
         self._identity = identity
         self._deadline_s = deadline_s
-        self._channel = tls.dial(identity, card, self.address, max_message_bytes=_MAX_REPLY_BYTES)
-        self._stub = node_pb2_grpc.NodeStub(self._channel)  # type: ignore[no-untyped-call]
+        self._channel: grpc.Channel = tls.dial(identity, card, self.address, max_message_bytes=_MAX_REPLY_BYTES)
+        # Not before `dial` has restricted TLS.
+        from enclave.wire import node_pb2_grpc
+        from parties.server import statuses
+
+        self._stub: Any = node_pb2_grpc.NodeStub(self._channel)  # type: ignore[no-untyped-call]
+        self._rpc_error: type[Exception] = statuses.RPC_ERROR
 
     def __enter__(self) -> NodeClient:
         return self
@@ -85,7 +90,7 @@ class NodeClient:
                     status = JobStatus.from_message(message)
                     final = status.state in _FINAL
                     yield status
-            except grpc.RpcError as error:
+            except self._rpc_error as error:
                 raise self._error(error) from error
             finally:
                 call.cancel()
@@ -109,7 +114,7 @@ class NodeClient:
                 size += len(chunk.data)
                 if size > _MAX_REPLY_BYTES or len(documents) > 16:
                     raise BadSpec(f"documents of {self.card.name} too long: at most {_MAX_REPLY_BYTES} bytes")
-        except grpc.RpcError as error:
+        except self._rpc_error as error:
             raise self._error(error) from error
         return {name: bytes(data) for name, data in documents.items()}
 
@@ -129,10 +134,12 @@ class NodeClient:
     def _call(self, method: Any, request: Any) -> Any:
         try:
             return method(request, timeout=self._deadline_s)
-        except grpc.RpcError as error:
+        except self._rpc_error as error:
             raise self._error(error) from error
 
-    def _error(self, error: grpc.RpcError) -> EnclaveError:
+    def _error(self, error: Any) -> EnclaveError:
+        from parties.server.statuses import error_of_call
+
         return error_of_call(error, who=self.card.name, address=self.address)
 
 

@@ -1,7 +1,7 @@
 """The single map between errors and gRPC statuses.
 
 The status code is for tools that know only gRPC. What our own client reads is the `Failure` in the trailing
-metadata, from which it rebuilds the exception.
+metadata, from which it rebuilds the exception. Imports gRPC: import it after TLS has been restricted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from enclave.errors import (
 )
 from enclave.executor.orders import Failure
 
-__all__ = ["error_of_call", "status_of"]
+__all__ = ["RPC_ERROR", "error_of_call", "status_of"]
+
+RPC_ERROR = grpc.RpcError
 
 # The first class that fits decides, so that a subclass stands before its base.
 _STATUSES: tuple[tuple[type[EnclaveError], grpc.StatusCode], ...] = (

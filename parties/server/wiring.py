@@ -1,4 +1,7 @@
-"""A handler behind mutual TLS: who calls, how much, how often, and what an exception looks like outside."""
+"""A handler behind mutual TLS: who calls, how much, how often, and what an exception looks like outside.
+
+Imports gRPC: only `serve` imports this module, after it has made TLS 1.3 the least.
+"""
 
 from __future__ import annotations
 
@@ -7,71 +10,24 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from enclave.channel import tls
-from enclave.clock import Clock, SystemClock
+from enclave.clock import Clock
 from enclave.errors import BadInput, EnclaveError
 from enclave.identity import Card, Identity, TrustStore
-from enclave.messages import Decision, DescribeReply, JobStatus, Signed
+from enclave.messages import Signed
 from enclave.wire import node_pb2, node_pb2_grpc
+from parties.server.handler import Handler, Limits
 from parties.server.statuses import status_of
 
-__all__ = ["Handler", "Limits", "NodeServer", "serve"]
+__all__ = ["NodeServer", "listen_with"]
 
 SERVICE = "enclave.wire.Node"
-
-
-class Handler(Protocol):
-    """The control calls of a party node. `caller` is the party whose certificate the connection shows."""
-
-    def describe(self, caller: Card) -> DescribeReply: ...
-
-    def propose(self, caller: Card, signed: Signed) -> Decision: ...
-
-    def approve(self, caller: Card, signed: Signed) -> Decision: ...
-
-    def start(self, caller: Card, job_id: str, wait_s: float) -> JobStatus:
-        """Asks for a worker, and waits up to `wait_s` for it."""
-        ...
-
-    def locate(self, caller: Card, job_id: str, wait_s: float) -> str:
-        """Where this party's worker listens; raises NotReady when it does not within `wait_s`."""
-        ...
-
-    def status(self, caller: Card, job_id: str, stop: Callable[[], bool]) -> Iterator[JobStatus]:
-        """The status now and at every change, until the job is final or `stop()`."""
-        ...
-
-    def fetch(self, caller: Card, job_id: str) -> Iterator[tuple[str, bytes]]:
-        """Names and contents of the documents of a finished job."""
-        ...
-
-    def countersign(self, caller: Card, signed: Signed) -> Signed: ...
-
-    def deposit(self, caller: Card, receipt: bytes) -> str:
-        """Keeps a complete receipt; the job's id."""
-        ...
-
-    def withdraw(self, caller: Card, signed: Signed) -> JobStatus: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one node puts up with. `waiting` bounds calls that hold a thread while they wait."""
-
-    message_bytes: int = 4 << 20
-    chunk_bytes: int = 1 << 20
-    calls_per_s: float = 200.0
-    burst: int = 1000
-    threads: int = 160
-    waiting: int = 128
-    wait_s: float = 10.0
 
 
 class _Buckets:
@@ -250,22 +206,11 @@ class NodeServer:
         self._health.enter_graceful_shutdown()
 
 
-def serve(
-    handler: Handler,
-    *,
-    identity: Identity,
-    trust: TrustStore,
-    listen: str,
-    limits: Limits | None = None,
-    clock: Clock | None = None,
+def listen_with(
+    handler: Handler, identity: Identity, trust: TrustStore, listen: str, limits: Limits, clock: Clock
 ) -> NodeServer:
-    """Starts serving `handler` on `listen` (host:port, port 0 for any free one).
-
-    Raises:
-        BadInput: the port is in use, or the address cannot be bound.
-    """
-    limits = limits or Limits()
-    guard = _Guard(trust, limits, clock or SystemClock())
+    """Starts a server; see `parties.server.serve`."""
+    guard = _Guard(trust, limits, clock)
     stopping = threading.Event()
     server = grpc.server(
         futures.ThreadPoolExecutor(limits.threads, thread_name_prefix="control"),
@@ -275,6 +220,8 @@ def serve(
             ("grpc.max_receive_message_length", limits.message_bytes),
             ("grpc.max_send_message_length", 64 << 20),
             ("grpc.max_concurrent_streams", 256),
+            ("grpc.server_handshake_timeout_ms", 5_000),
+            ("grpc.max_allowed_incoming_connections", 1024),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
         ),
@@ -288,7 +235,12 @@ def serve(
     for name in ("", SERVICE):
         pool.set(name, health_pb2.HealthCheckResponse.SERVING)
     server.start()
-    return NodeServer(server, f"{listen.rpartition(':')[0]}:{port}", pool, stopping)
+    host = listen.rpartition(":")[0]
+    node = NodeServer(server, f"{host}:{port}", pool, stopping)
+    if tls.accepts_tls12("127.0.0.1" if host in ("0.0.0.0", "[::]") else host.strip("[]"), port):  # noqa: S104
+        node.stop(0.0)
+        raise EnclaveError("this process would serve TLS 1.2", hint="import nothing of grpc before require_tls13()")
+    return node
 
 
 def _bind(server: grpc.Server, listen: str, credentials: grpc.ServerCredentials) -> int:

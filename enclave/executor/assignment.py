@@ -1,0 +1,76 @@
+"""A signed job as one of its parties reads it: who signed, who takes part, and which rank is this party's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from enclave.errors import Untrusted
+from enclave.identity import Card, Identity, TrustStore, verify
+from enclave.messages import JobSpec, Signed
+
+__all__ = ["Assignment", "read_job"]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A verified job and this party's place in it. `cards` has every rank, this party's own included."""
+
+    signed: Signed
+    spec: JobSpec
+    rank: int
+    cards: Mapping[int, Card]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all parties by rank."""
+        return tuple(party.name for party in self.spec.parties)
+
+    @property
+    def peers(self) -> dict[int, Card]:
+        """The cards of all other ranks."""
+        return {rank: card for rank, card in self.cards.items() if rank != self.rank}
+
+    @property
+    def role(self) -> str:
+        """owner, buyer or dealer."""
+        return self.spec.parties[self.rank].role
+
+
+def read_job(signed: Signed, identity: Identity, trust: TrustStore) -> Assignment:
+    """Verifies and parses a job.
+
+    Every party must stand under its name, role and key on a trusted card: a job that could name a key of its own
+    as the dealer, say, would let its author learn everything.
+
+    Raises:
+        Untrusted: a bad signature, a signer who is no buyer or not the job's buyer, an unknown party.
+        BadSpec: the specification is malformed.
+    """
+    buyer = trust.by_key_id(signed.key_id)
+    if buyer.role != "buyer":
+        raise Untrusted(f"{buyer.name} is trusted as {buyer.role} and cannot sign jobs", code="untrusted.role")
+    spec = JobSpec.decode(verify(signed, "job", buyer))
+    if spec.buyer.key_id != signed.key_id:
+        raise Untrusted(f"the job is signed by {buyer.name}, its buyer is {spec.buyer.name} with another key")
+    cards = {}
+    for rank, party in enumerate(spec.parties):
+        card = identity.card if party.key_id == identity.key_id else _known(trust, party.name, party.key_id)
+        if (card.name, card.role) != (party.name, party.role):
+            raise Untrusted(
+                f"the key of {party.role} {party.name} belongs to {card.role} {card.name}", code="untrusted.role"
+            )
+        cards[rank] = card
+    own = [rank for rank, party in enumerate(spec.parties) if party.key_id == identity.key_id]
+    if not own:
+        raise Untrusted(f"{identity.name} is not a party of the job", code="untrusted.party")
+    return Assignment(signed, spec, own[0], cards)
+
+
+def _known(trust: TrustStore, name: str, key_id: bytes) -> Card:
+    try:
+        return trust.by_key_id(key_id)
+    except Untrusted as error:
+        raise Untrusted(
+            f"{name} is a party of the job, and its key {key_id[:8].hex()} is not trusted here", hint=error.hint
+        ) from error

@@ -1,0 +1,58 @@
+"""What a receipt may claim, computed from what is running here and now. All parties of a job derive the same lines."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+import enclave
+from enclave.errors import EnclaveError
+from enclave.messages import JobSpec
+
+__all__ = ["job_claims", "node_claims", "untrue"]
+
+
+def job_claims(spec: JobSpec) -> tuple[str, ...]:
+    """Lines "key=value" about the job that every party must state alike."""
+    dealer = spec.dealer
+    computes = dealer.key_id in {party.key_id for party in spec.compute_parties}
+    return (
+        f"engine={spec.engine}",
+        f"frac_bits={spec.frac_bits}",
+        "protocol=additive sharing over Z_2^64, semi-honest, one dealer",
+        f"parties={len(spec.compute_parties)}",
+        f"dealer={dealer.name} {dealer.key_id.hex()[:16]}",
+        f"dealer_computes={'yes' if computes else 'no'}",
+        "randomness=AES-128-CTR, keys from the operating system",
+        "transport=mutual TLS 1.3, every peer pinned to the certificates on its card",
+    )
+
+
+def node_claims(profile: str) -> tuple[str, ...]:
+    """Lines "node.key=value" about this machine alone."""
+    return (
+        f"node.profile={profile}",
+        f"node.version={enclave.__version__}",
+        f"node.python={platform.python_version()}",
+        f"node.assertions={'on' if __debug__ else 'off'}",
+    )
+
+
+def untrue(spec: JobSpec) -> tuple[str, ...]:
+    """Claims of `job_claims` that do not hold in this process, in words. A production node joins no such job."""
+    from enclave.channel.tls import require_tls13
+
+    found = []
+    try:
+        require_tls13()
+    except EnclaveError as error:
+        found.append(error.public)
+    if spec.dealer.key_id in {party.key_id for party in spec.compute_parties}:
+        found.append("the dealer also computes")
+    if any(os.environ.get(name) for name in _DEBUG_VARIABLES) or sys.flags.dev_mode:
+        found.append("a debug mode of a library is switched on")
+    return tuple(found)
+
+
+_DEBUG_VARIABLES = ("SSLKEYLOGFILE", "GRPC_TRACE", "CRYPTEN_DEBUG")

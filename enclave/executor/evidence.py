@@ -1,0 +1,66 @@
+"""What a session leaves behind for the auditor, whether it ran to its end or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from enclave.executor.claims import job_claims
+from enclave.leakage.audit import AuditResult
+from enclave.leakage.report import PlanFigures, PlannedLink, PlannedStage, build_report
+from enclave.messages import JobSpec, Reason, Signed, Statement, Transcript
+from enclave.receipts import digest
+
+if TYPE_CHECKING:
+    from enclave.plan import Plan
+
+__all__ = ["Evidence"]
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Filled while a session runs."""
+
+    plan: Plan | None = None
+    transcript: Transcript | None = None
+    audit: AuditResult | None = None
+
+    def report(self, signed: Signed, spec: JobSpec, party: str, state: str, reasons: Iterable[Reason] = ()) -> bytes:
+        """The leakage report as JSON; empty when the session did not get as far as its plan and its first step."""
+        if self.plan is None or self.audit is None or self.transcript is None:
+            return b""
+        said = Statement(
+            job_id=spec.job_id,
+            party=party,
+            spec_digest=digest(signed.body),
+            plan_digest=self.plan.digest,
+            state=state,
+            claims=(),
+            views=(),
+            ledger_head=b"",
+            ledger_index=0,
+            finished_unix_s=0,
+            transcript=self.transcript,
+        )
+        report = build_report(
+            spec,
+            said.spec_digest,
+            said,
+            plan=_figures(self.plan, spec),
+            audit=self.audit,
+            claims=job_claims(spec),
+            reasons=reasons,
+        )
+        return report.to_json().encode()
+
+
+def _figures(plan: Plan, spec: JobSpec) -> PlanFigures:
+    names = [party.name for party in spec.parties]
+    return PlanFigures(
+        rounds=plan.rounds,
+        links=tuple(PlannedLink(names[a], names[b], size) for (a, b), size in plan.link_bytes.items()),
+        openings=plan.openings,
+        dealer_bytes=plan.dealer_bytes,
+        stages=tuple(PlannedStage(s.name, s.rounds, s.sent_bytes + s.dealt_bytes) for s in plan.stages),
+    )
