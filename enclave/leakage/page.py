@@ -62,11 +62,10 @@ def _head(report: LeakageReport) -> str:
     purpose = f'<p class="note">Stated purpose: {text(report.purpose)}</p>' if report.purpose else ""
     moved = sum(link.measured_bytes or 0 for link in report.links)
     facts = (
-        ("State", report.state.lower(), ""),
         ("Rows", f"{report.rows:,}", _plural(len(report.datasets), "data set")),
-        ("Outputs tell at most", _bits(report.bits), _plural(len(report.outputs), "output")),
+        ("Outputs tell", _bits(report.bits), f"at most, in {_plural(len(report.outputs), 'output')}"),
         ("Rounds", f"{report.rounds:,}", f"{report.planned_rounds:,} planned"),
-        ("Bytes at this party", readable_bytes(moved), "sent and received"),
+        ("Traffic", readable_bytes(moved), "sent and received"),
         ("Masked openings", f"{report.openings:,}", f"{report.audit.words:,} words seen"),
         ("Time", f"{report.wall_s:.2f} s", f"peak memory {readable_bytes(report.peak_rss_bytes)}"),
     )
@@ -74,8 +73,9 @@ def _head(report: LeakageReport) -> str:
         f"<div><dt>{text(name)}</dt><dd>{text(value)}{f'<small>{text(more)}</small>' if more else ''}</dd></div>"
         for name, value, more in facts
     )
+    kicker = f"Leakage report · seen by {report.party}, {report.role} · job {report.state.lower()}"
     return f"""<header>
-<p class="kicker">Leakage report · seen by {text(report.party)}, {text(report.role)}</p>
+<p class="kicker">{text(kicker)}</p>
 <h1>{verb} {text(_enumerate(report.datasets))} for {text(report.buyer)}</h1>
 {purpose}
 </header>
@@ -88,7 +88,7 @@ def _head(report: LeakageReport) -> str:
 
 
 _CHECKS = {
-    "openings.uniform": "every opened value is uniform",
+    "openings.uniform": "opened values are uniform",
     "openings.fresh": "no mask was used twice",
     "transcript.steps": "the steps are the planned ones",
     "transcript.bytes": "bytes per link are the planned ones",

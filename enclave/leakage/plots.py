@@ -27,7 +27,8 @@ _VARIABLES = {
     _WRONG: "var(--bad)",
 }
 _ROWS = 14
-_WIDTH_IN = 7.6
+_UNSHOWN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+_WIDTH_IN = 9.2
 
 
 def readable_bytes(count: float) -> str:
@@ -44,7 +45,7 @@ def visible(text: str) -> str:
 
     A text that reorders its line could make a bad name read as a good one; a lone surrogate cannot be written.
     """
-    return "".join("\ufffd" if unicodedata.category(c).startswith("C") else c for c in text)
+    return "".join("\ufffd" if unicodedata.category(c) in _UNSHOWN else c for c in text)
 
 
 def bytes_by_link(links: Sequence[LinkFigures]) -> str:
@@ -56,14 +57,7 @@ def bytes_by_link(links: Sequence[LinkFigures]) -> str:
         colour = _MEASURED if measured == link.planned_bytes else _WRONG
         axes.barh(y - 0.19, link.planned_bytes, height=0.3, color=_PLAN)
         axes.barh(y + 0.19, measured, height=0.3, color=colour)
-        axes.text(
-            max(link.planned_bytes, measured),
-            y,
-            "  " + readable_bytes(measured),
-            va="center",
-            color=_INK,
-            parse_math=False,
-        )
+        _beside(axes, max(link.planned_bytes, measured), y, readable_bytes(measured))
     _rows(axes, [f"{link.sender} → {link.receiver}" for link in rows])
     _bytes_axis(axes)
     axes.margins(x=0.16)
@@ -77,8 +71,7 @@ def bytes_by_stage(stages: Sequence[PlannedStage]) -> str:
     figure, axes = _figure(len(rows), 0.34)
     for y, stage in enumerate(rows):
         axes.barh(y, stage.bytes, height=0.55, color=_PLAN)
-        text = f"  {readable_bytes(stage.bytes)}, {stage.rounds} round{'s' * (stage.rounds != 1)}"
-        axes.text(stage.bytes, y, text, va="center", color=_INK, parse_math=False)
+        _beside(axes, stage.bytes, y, f"{readable_bytes(stage.bytes)}, {stage.rounds} round{'s' * (stage.rounds != 1)}")
     _rows(axes, [stage.name for stage in rows])
     _bytes_axis(axes)
     axes.margins(x=0.3)
@@ -96,7 +89,7 @@ def p_by_label(labels: Sequence[LabelResult]) -> str:
         axes.plot([0, score], [y, y], color=colour, linewidth=1.4, solid_capstyle="butt")
         axes.plot([score], [y], marker="o", markersize=6, color=colour, clip_on=False)
     axes.axvline(limit, color=_WRONG, linewidth=1, linestyle=(0, (4, 3)))
-    axes.text(limit, -0.75, "threshold ", ha="right", va="center", color=_WRONG, parse_math=False)
+    _beside(axes, limit, -0.75, "threshold", colour=_WRONG)
     axes.set_xlim(0, max(limit * 1.15, 3 * limit if any(r.p < SMALLEST_P for r in rows) else 0))
     axes.set_ylim(len(rows) - 0.4, -1.1)
     _rows(axes, [label.label for label in rows])
@@ -116,8 +109,13 @@ def _figure(rows: int, row_in: float) -> tuple[Any, Any]:
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(_MUTED)
     axes.tick_params(axis="x", colors=_MUTED, labelsize=9)
-    axes.tick_params(axis="y", length=0, labelsize=10)
+    axes.tick_params(axis="y", length=0, pad=8, labelsize=10)
     return figure, axes
+
+
+def _beside(axes: Any, x: float, y: float, text: str, colour: str = _INK) -> None:
+    at = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+    axes.annotate(text, (x, y), color=colour, annotation_clip=False, parse_math=False, **at)
 
 
 def _rows(axes: Any, names: Sequence[str]) -> None:

@@ -146,6 +146,8 @@ class LeakageReport:
     @property
     def verdict(self) -> str:
         """One sentence. Never "safe": what was looked at is listed, and so is what was not."""
+        if not self.findings and self.state != "RELEASED":
+            return f"The job ended without a result ({self.state.lower()}); nothing undeclared was found until then."
         if not self.findings:
             return f"Nothing undeclared was found in {len(self.checks)} checks."
         count = len(self.findings)

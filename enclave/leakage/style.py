@@ -36,7 +36,7 @@ p { margin: .4rem 0; }
 .verdict strong { display: block; font-size: 1.2rem; line-height: 1.35; }
 .verdict p { margin: .35rem 0 0; }
 .verdict ul { margin: .5rem 0 0; padding-left: 1.2rem; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.2rem, 1fr)); gap: .8rem; margin: 1.4rem 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.8rem, 1fr)); gap: .8rem; margin: 1.4rem 0; }
 .facts div, .view { background: var(--card); border: 1px solid var(--line); border-radius: 10px; }
 .facts div { padding: .75rem .95rem; }
 .facts dt { color: var(--muted); font-size: .8rem; }
@@ -47,7 +47,7 @@ dl { margin: 0; }
 table { width: 100%; margin: .9rem 0; border-collapse: collapse; font-size: .93rem; }
 th { padding: .4rem .8rem .4rem 0; text-align: left; color: var(--muted); font-size: .8rem; font-weight: 500; }
 td { padding: .5rem .8rem .5rem 0; border-top: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
-th.n, td.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th.n, td.n { padding-right: 1.6rem; text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr > :last-child { padding-right: 0; }
 code, .hex { font: .86em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace; overflow-wrap: anywhere; }
 .good { color: var(--good); font-weight: 600; }
@@ -65,7 +65,7 @@ figure { margin: 1.2rem 0; }
 figcaption { color: var(--muted); font-size: .85rem; margin-bottom: .3rem; }
 .swatch { display: inline-block; width: .7em; height: .7em; border-radius: 2px; margin: 0 .25em 0 .6em; }
 .swatch.plan { background: var(--plan); } .swatch.measured { background: var(--accent); }
-svg.plot { width: 100%; height: auto; max-width: 47.5rem; display: block; }
+svg.plot { width: 100%; height: auto; display: block; }
 svg.plot text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif !important; }
 footer { margin-top: 3.5rem; padding-top: 1rem; border-top: 1px solid var(--line); color: var(--muted); }
 footer dl { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1.2rem; font-size: .85rem; }
