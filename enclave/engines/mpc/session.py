@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from enclave.channel import Channel
 from enclave.engines.mpc.random import KEY_BYTES, KeyStream, fresh_key
 from enclave.engines.mpc.tape import Array, Blank, Entry, MaskRef, Segment, Spec
-from enclave.errors import PlanMismatch
+from enclave.errors import BadSpec, PlanMismatch
 
 __all__ = ["DealerSession", "Item", "PartySession", "Protocol", "Recorder", "Session", "Tensor", "together"]
 
@@ -205,7 +205,12 @@ class Session(ABC):
 
 
 class Recorder(Session):
-    """Writes down what a workload would do."""
+    """Writes down what a workload would do.
+
+    A specification may come from a hostile buyer, so a plan may not grow without bound: BadSpec ends it.
+    """
+
+    MAX_STEPS = 5_000_000
 
     def __init__(self, parties: int) -> None:
         super().__init__(parties, None)
@@ -213,6 +218,13 @@ class Recorder(Session):
 
     def _note(self, record: Record) -> None:
         self.records.append((self.stage, record))
+        self._check_steps(len(self.records))
+
+    def _check_steps(self, steps: int) -> None:
+        if steps > self.MAX_STEPS:
+            raise BadSpec(
+                f"the job has {steps} steps or more, at most {self.MAX_STEPS} can be planned: use larger blocks"
+            )
 
     def repeat(self, count: int) -> Iterator[int]:
         """Runs the body once and writes it down `count` times: bodies must not depend on the index."""
@@ -221,6 +233,7 @@ class Recorder(Session):
         start = len(self.records)
         yield 0
         body = self.records[start:]
+        self._check_steps(len(self.records) + (count - 1) * len(body))
         for _ in range(count - 1):
             self.records.extend(body)
 

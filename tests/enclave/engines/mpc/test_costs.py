@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from enclave.errors import BadSpec
 from enclave.plan import make_plan
 
 N = 6400
@@ -101,3 +102,13 @@ def test_a_quote_grows_with_latency_and_shrinks_with_bandwidth():
     assert lan.time_s < wan.time_s
     assert wan.time_s > 4 * 0.04
     assert lan.rounds == wan.rounds == 4
+
+
+def test_a_plan_without_end_is_refused():
+    def program(e):
+        for _ in e.repeat(10**6):
+            for _ in e.repeat(10**6):
+                e.scale(e.zeros((3,)), 0.5)
+
+    with pytest.raises(BadSpec, match="steps"):
+        make_plan(2, 20, program)

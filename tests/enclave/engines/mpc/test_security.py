@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -67,7 +69,7 @@ def test_the_check_sees_a_mask_that_was_used_twice(run, monkeypatch):
     original = KeyStream.words
     monkeypatch.setattr(KeyStream, "words", lambda self, stream, count, offset=0: original(self, 1, count, offset))
     opened = _full_words(run(2, _program).opened)
-    assert max(_uniform(a - b) for a, b in zip(opened, opened[1:], strict=False)) > 20
+    assert max(_uniform(a - b) for a, b in itertools.pairwise(opened)) > 20
 
 
 def test_streams_are_random_access_and_distinct():
