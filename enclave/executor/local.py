@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
+import enclave
 from enclave.errors import BadSpec, StoreError
 from enclave.executor.orders import NodeOrder, WorkerEvent, read_frame, write_frame
 
@@ -34,7 +35,7 @@ class WorkerProcess:
         try:
             with open(self._log, "wb") as log:
                 self._process = subprocess.Popen(  # noqa: S603  our own interpreter and module, no shell
-                    [sys.executable, "-m", module],
+                    [sys.executable, "-P", "-m", module],  # -P: nothing is imported from the working directory
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=log,
@@ -168,6 +169,9 @@ class LocalExecutor:
 def _environment(threads: int) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if k in _INHERITED or k.startswith(("LC_", "PYTHON"))}
     kept |= {name: str(max(1, threads)) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    # The worker must run the very code that the node runs, wherever it was imported from.
+    own = str(Path(enclave.__file__).resolve().parents[1])
+    kept["PYTHONPATH"] = os.pathsep.join(filter(None, (own, kept.get("PYTHONPATH"))))
     return kept
 
 
