@@ -14,7 +14,7 @@ from typing import Any
 from enclave.clock import Clock, SystemClock
 from enclave.errors import BadInput, NotReady
 from enclave.identity import Card, Identity, TrustStore
-from enclave.messages import Encoding, JobSpec
+from enclave.messages import Encoding
 from parties.buyer import preparing
 from parties.buyer.book import Book
 from parties.buyer.encodings import read_encoding
@@ -248,7 +248,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         run.admit(wait_s)
         finished = run.perform(draft.inputs())
         self._report("collecting the receipt", 0, 0, 0)
-        return conclude(run, draft, finished, identity=self._identity, trust=self._trust, book=book, clock=self._clock)
+        return conclude(run, draft, finished, identity=self._identity, trust=self._trust, book=book)
 
     def _parties(self, data: Sequence[str], dealer: str | None, rows: Sequence[int] | None) -> preparing.Parties:
         wanted = split_data(data)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.clock import Clock
 from enclave.errors import EnclaveError, NotReady, SessionError
 from enclave.identity import Identity, TrustStore
 from enclave.messages import JobSpec, Signed, Statement, Transcript
 from parties.buyer.book import Book
 from parties.buyer.network import everywhere
 from parties.buyer.preparing import Draft
-from parties.buyer.records import RECEIPT, RESULT, JobFolder
+from parties.buyer.records import RECEIPT, REPORT, RESULT, JobFolder
 from parties.buyer.results import Cost, JobResult
 from parties.buyer.running import Finished, Run
 
@@ -42,7 +41,6 @@ def conclude(
     identity: Identity,
     trust: TrustStore,
     book: Book,
-    clock: Clock,
 ) -> JobResult:
     """Writes everything into the job's folder and returns the result.
 
@@ -70,19 +68,27 @@ def conclude(
         model=model,
     )
     _write(folder, result)
+    folder.write(REPORT, finished.session.report)
     problems: list[str] = []
     try:
-        statements = _collect(run, identity, book, clock, finished)
+        statements = _collect(run, identity, finished)
         transcripts = _transcripts(statements)
         receipt = _receipt(run, draft, finished, statements, identity, trust)
         folder.write(RECEIPT, receipt)
         book.jobs.save_document(spec.job_id, "receipt", receipt)
     except EnclaveError as error:
         problems.append(f"no receipt: {error.public}")
+    else:
+        kept = everywhere(lambda client: client.deposit(receipt), run.clients)
+        problems += [
+            f"{client.card.name} did not keep the receipt: {answer.public}"
+            for client, answer in zip(run.clients, kept, strict=True)
+            if isinstance(answer, EnclaveError)
+        ]
     result = replace(
         result,
         measured=_measured(transcripts),
-        receipt_ok=not problems,
+        receipt_ok=folder.has(RECEIPT),
         problems=tuple(problems),
     )
     folder.write_json(RESULT, result.to_json())
@@ -156,9 +162,9 @@ def _csv(predictions: NDArray[Any]) -> bytes:
 # ---- the receipt
 
 
-def _collect(run: Run, identity: Identity, book: Book, clock: Clock, finished: Finished) -> list[Signed]:
+def _collect(run: Run, identity: Identity, finished: Finished) -> list[Signed]:
     """Every party's signed statement, in rank order."""
-    own = _own_statement(run.spec, identity, book, clock, finished)
+    own = run.state(finished.session)
     end_s = time.monotonic() + _STATEMENT_S
     fetched = everywhere(lambda client: _statement(client, run.spec.job_id, end_s), run.clients)
     by_key: dict[bytes, Signed] = {identity.key_id: own}

@@ -114,7 +114,7 @@ def evaluation(
         model_commitment=read.commitment(salt),
     )
     _check(spec)
-    check_ranges(read, encoding, terms.frac_bits)
+    check_ranges(read, encoding, terms.frac_bits, rows=spec.rows)
     return Draft(spec, parties, model=read, salt=salt)
 
 

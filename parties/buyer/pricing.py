@@ -15,14 +15,9 @@ __all__ = ["cost_of", "plan_of", "price"]
 
 def plan_of(spec: JobSpec) -> Plan:
     """The plan that every party of the job derives."""
-    from enclave.engines.interface import Engine, Permit
-    from enclave.plan import make_plan
-    from enclave.workloads import Inputs, opened_outputs, release, run
+    from enclave.executor.session import plan_job
 
-    def workload(engine: Engine) -> None:
-        release(engine, spec, run(engine, spec, Inputs()), Permit(spec.job_id, opened_outputs(spec)))
-
-    return make_plan(len(spec.compute_parties), spec.frac_bits, workload)
+    return plan_job(spec)
 
 
 def cost_of(plan: Plan, spec: JobSpec) -> Cost:

@@ -19,7 +19,8 @@ from enclave.messages import JobSpec, Signed
 
 __all__ = ["JobFolder", "JobFolders"]
 
-SPEC, REQUEST, WEIGHTS, RESULT, RECEIPT = "spec.pb", "request.json", "weights.safetensors", "result.json", "receipt.pb"
+SPEC, REQUEST, WEIGHTS = "spec.pb", "request.json", "weights.safetensors"
+RESULT, RECEIPT, REPORT, REPORT_PAGE = "result.json", "receipt.pb", "report.json", "report.html"
 
 
 class JobFolder:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from parties.buyer.records import REPORT, REPORT_PAGE, JobFolder
+
 if TYPE_CHECKING:
     from enclave.models import Model
 
@@ -135,6 +137,18 @@ class JobResult:
         if self.model is None:
             raise AttributeError("this job released no model")
         return self.model
+
+    def write_report_page(self) -> Path:
+        """Writes the leakage report as one HTML page into `folder`, if it is not there yet, and returns its path.
+
+        Not done before the result is returned: drawing it takes longer than a small job.
+        """
+        from enclave.leakage.report import LeakageReport
+
+        folder = JobFolder(self.folder)
+        if not folder.has(REPORT_PAGE):
+            folder.write(REPORT_PAGE, LeakageReport.from_json(folder.read(REPORT)).to_html().encode())
+        return self.folder / REPORT_PAGE
 
     def _figure(self, name: str) -> Any:
         if name not in self.metrics:

@@ -11,14 +11,17 @@ from numpy.typing import NDArray
 
 from enclave.clock import Clock
 from enclave.errors import EnclaveError, NotReady, PolicyRefused, SessionError, Untrusted
+from enclave.executor.orders import Failure, Outcome
 from enclave.identity import Identity, TrustStore
 from enclave.messages import Decision, JobSpec, Reason, Signed
 from parties.buyer.book import Book
 from parties.buyer.network import Network, everywhere
 from parties.buyer.records import JobFolder
 from parties.buyer.watching import Watch, refused_by
+from parties.node.statements import Statements
 
 if TYPE_CHECKING:
+    from enclave.executor.evidence import Evidence
     from enclave.executor.session import SessionResult
     from enclave.workloads import Inputs
     from parties.server import NodeClient
@@ -129,59 +132,82 @@ class Run:
     def perform(self, inputs: Inputs) -> Finished:
         """Starts the job everywhere and runs this party's own rank.
 
-        Raises: what ended the session, in the words of the node that knows best.
+        Raises: what ended the session, in the words of the node that knows best. The job is then failed here and
+        withdrawn everywhere, and this party's statement about it is on record.
         """
-        from enclave.executor.session import Progress, Sealing, run_session
-        from parties.server import start_everywhere
+        from enclave.executor.evidence import Evidence
 
-        job_id, started_s = self.spec.job_id, time.monotonic()
-        watch = Watch(self.clients, job_id)
-
-        def gate(sealing: Sealing) -> tuple[str, ...]:
-            self._book.jobs.advance(job_id, "SEALED", worker_id=worker)
-            return sealing.outputs
-
-        def progress(step: Progress) -> None:
-            self._report(step.stage, step.steps_done, step.steps_total, 0)
-
+        started_s = time.monotonic()
+        watch, evidence = Watch(self.clients, self.spec.job_id), Evidence()
         try:
-            with self._book.running(job_id) as worker:
-                self._report("waiting for workers", 0, 0, 0)
-                start_everywhere(
-                    self.clients,
-                    self.spec,
-                    waiting=lambda client, _: self._report(f"waiting for a worker at {client.card.name}", 0, 0, 0),
-                )
-                session = run_session(
-                    self.signed,
-                    identity=self._identity,
-                    trust=self._trust,
-                    inputs=inputs,
-                    locate=lambda rank: self._locate(rank, watch),
-                    gate=gate,
-                    progress=progress,
-                    attach=watch.attach,
-                )
-                self._book.jobs.advance(job_id, "RELEASED", worker_id=worker)
+            session = self._session(inputs, watch, evidence)
         except EnclaveError as error:
             best = watch.explain(error)
-            self.abandon(best)
+            self.abandon(best, evidence)
             if best is error:
                 raise
             raise best from error
         except BaseException:
             # Ctrl-C: the nodes must not wait for a buyer that is gone.
-            self.abandon(EnclaveError("the buyer stopped", code="buyer.interrupted"))
+            self.abandon(EnclaveError("the buyer stopped", code="buyer.interrupted"), evidence)
             raise
         finally:
             watch.stop()
         return Finished(session.opened or {}, session, time.monotonic() - started_s)
 
-    def abandon(self, error: EnclaveError) -> None:
+    def _session(self, inputs: Inputs, watch: Watch, evidence: Evidence) -> SessionResult:
+        from enclave.executor.session import Progress, Sealing, run_session
+        from parties.server import start_everywhere
+
+        jobs, job_id = self._book.jobs, self.spec.job_id
+
+        def gate(sealing: Sealing) -> tuple[str, ...]:
+            jobs.advance(job_id, "SEALED", detail=sealing.transcript.digest, worker_id=worker)
+            return sealing.outputs
+
+        def progress(step: Progress) -> None:
+            self._report(step.stage, step.steps_done, step.steps_total, 0)
+
+        with self._book.running(job_id) as worker:
+            self._report("waiting for workers", 0, 0, 0)
+            start_everywhere(
+                self.clients,
+                self.spec,
+                waiting=lambda client, _: self._report(f"waiting for a worker at {client.card.name}", 0, 0, 0),
+            )
+            return run_session(
+                self.signed,
+                identity=self._identity,
+                trust=self._trust,
+                inputs=inputs,
+                locate=lambda rank: self._locate(rank, watch),
+                gate=gate,
+                commit=lambda: _done(jobs.advance(job_id, "RELEASED", worker_id=worker)),
+                progress=progress,
+                attach=watch.attach,
+                evidence=evidence,
+            )
+
+    def state(self, session: SessionResult) -> Signed:
+        """This party's signed statement about the finished job."""
+        return self._statements().write(
+            self.spec.job_id, Outcome(None, session.transcript, session.report, session.plan.digest)
+        )
+
+    def abandon(self, error: EnclaveError, evidence: Evidence | None = None) -> None:
         """Ends the job here and, as far as they can be reached, at all nodes."""
         everywhere(_withdraw(self.spec.job_id), self.clients)
-        state = "REFUSED" if isinstance(error, PolicyRefused) else "FAILED"
-        self._book.end(self.spec.job_id, state, (Reason(error.code, error.public[:500]),))
+        reason = Reason(error.code, error.public[:500])
+        self._book.end(self.spec.job_id, "REFUSED" if isinstance(error, PolicyRefused) else "FAILED", (reason,))
+        state, outcome = self._book.jobs.get(self.spec.job_id).state, None
+        if evidence is not None:
+            report = evidence.report(self.signed, self.spec, self._identity.name, state, (reason,))
+            plan_digest = evidence.plan.digest if evidence.plan is not None else b""
+            outcome = Outcome(Failure.of(error), evidence.transcript, report, plan_digest)
+        self._statements().write(self.spec.job_id, outcome)
+
+    def _statements(self) -> Statements:
+        return Statements(self._book.jobs, self._identity, self._clock, _no_claims)
 
     def _locate(self, rank: int, watch: Watch) -> str:
         party = self.spec.parties[rank]
@@ -189,6 +215,15 @@ class Run:
         if client is None:
             raise Untrusted(f"rank {rank} is {party.name}, which has no node")
         return client.locate(self.spec.job_id, stop=watch.broken)
+
+
+def _no_claims(spec: JobSpec) -> tuple[str, ...]:
+    # What a node claims of itself concerns its server and its profile; a buyer has neither.
+    return ()
+
+
+def _done(record: object) -> None:
+    del record
 
 
 def _withdraw(job_id: str) -> Callable[[NodeClient], object]:

@@ -27,11 +27,9 @@ from enclave.models import dense_architecture
 
 __all__ = [
     "KINDS",
-    "METRICS",
     "Offer",
     "Schedule",
     "Terms",
-    "check_metrics",
     "job_spec",
     "split_data",
     "trained_network",

@@ -36,7 +36,7 @@ def rehearse(draft: Draft) -> Result:
         if draft.own is not None:
             rows[len(spec.datasets)] = draft.own
         # Rounded to the job's fractional bits, and refusing products that the ring could not hold.
-        engine = InsecurePlainEngine(draft.spec.frac_bits)
+        engine = InsecurePlainEngine(spec.frac_bits, parties=len(spec.compute_parties), round_to=spec.frac_bits)
         sealed = run(engine, spec, Inputs(model=draft.model, by_rank=rows))
         permit = Permit(spec.job_id, opened_outputs(spec))
         return finish(spec, release(engine, spec, sealed, permit) or {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from enclave.errors import EnclaveError, PolicyRefused, SessionError
@@ -110,7 +110,7 @@ def ended_at(name: str, state: str, reasons: Sequence[Reason]) -> EnclaveError:
 _ENDS = {"FAILED": "failed", "WITHDRAWN": "was withdrawn", "EXPIRED": "expired"}
 
 
-def refused_by(refusals: dict[str, Sequence[Reason]]) -> PolicyRefused:
+def refused_by(refusals: Mapping[str, Sequence[Reason]]) -> PolicyRefused:
     """The error for a job that one or more nodes refuse, with every rule that decided."""
     said = [f"{name}: {reason.text} ({reason.rule})" for name, reasons in refusals.items() for reason in reasons]
     rules = tuple(dict.fromkeys(reason.rule for reasons in refusals.values() for reason in reasons))

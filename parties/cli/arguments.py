@@ -156,6 +156,7 @@ def _auditor(groups: Subparsers) -> None:
     auditor = _group(groups, "auditor", "check what others claim")
     verify = _leaf(auditor, "verify", "auditor verify", "check a receipt, offline")
     verify.add_argument("receipt", type=Path, metavar="RECEIPT")
+    verify.add_argument("--report", type=Path, metavar="REPORT.json", help="also compare this leakage report with it")
     report = _leaf(auditor, "report", "auditor report", "turn a job's leakage report into one HTML page")
     report.add_argument("report", type=Path, metavar="REPORT.json")
     report.add_argument("--out", type=Path, metavar="FILE.html", help="default: beside the report")

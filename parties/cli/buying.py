@@ -6,6 +6,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,7 +151,7 @@ def _predict(args: Namespace, console: Console) -> Answer:
     if args.out is None:
         return answer
     _write_predictions(args.out, result)
-    return Answer({**answer.value, "out": str(args.out)}, f"{answer.text}\nwritten  {args.out}")
+    return replace(answer, value={**answer.value, "out": str(args.out)}, text=f"{answer.text}\nwritten      {args.out}")
 
 
 def _train(args: Namespace, console: Console) -> Answer:
@@ -165,7 +166,7 @@ def _train(args: Namespace, console: Console) -> Answer:
     if args.out is None or result.model is None:
         return answer
     _write_model(args.out, result.model)
-    return Answer({**answer.value, "out": str(args.out)}, f"{answer.text}\nwritten  {args.out}")
+    return replace(answer, value={**answer.value, "out": str(args.out)}, text=f"{answer.text}\nwritten      {args.out}")
 
 
 def _jobs(args: Namespace, console: Console) -> Answer:
@@ -185,7 +186,7 @@ def _result(args: Namespace, console: Console) -> Answer:
 
 
 def _answer(result: JobResult) -> Answer:
-    return Answer(result.to_json(), result_text(result))
+    return Answer(result.to_json(), result_text(result), after=result.write_report_page)
 
 
 def result_text(result: JobResult) -> str:

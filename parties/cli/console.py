@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -22,11 +22,18 @@ _STYLES = {"bold": "1", "dim": "2", "good": "32", "bad": "31", "head": "1;36"}
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The outcome of a command: `value` for machines (JSON types only), `text` for people, and the exit code."""
+    """The outcome of a command.
+
+    Attributes:
+        value: for machines, JSON types only.
+        text: for people.
+        after: what is done once the answer has been printed, because nobody needs to wait for it.
+    """
 
     value: Mapping[str, Any]
     text: str = ""
     code: int = DONE
+    after: Callable[[], object] | None = None
 
 
 class Console:
@@ -51,6 +58,8 @@ class Console:
     def answer(self, answer: Answer) -> int:
         """Prints the answer in the form asked for and returns its exit code."""
         self.event(answer.value, answer.text)
+        if answer.after is not None:
+            answer.after()
         return answer.code
 
     def event(self, value: Mapping[str, Any], text: str) -> None:

@@ -1,0 +1,62 @@
+"""`enclave auditor verify` and `report`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+
+from enclave.identity import Card, Identity, TrustStore
+from enclave.receipts import Verified
+from parties.auditor import report, summary, verify
+from parties.cli.console import FAILED, Answer, Console
+
+__all__ = ["COMMANDS"]
+
+
+def _verify(args: Namespace, console: Console) -> Answer:
+    cards = _cards(args)
+    verified = verify(args.receipt, cards, args.report)
+    return Answer(summary(verified), _text(verified, console), 0 if verified.ok else FAILED)
+
+
+def _report(args: Namespace, console: Console) -> Answer:
+    path = report(args.report, args.out)
+    return Answer({"page": str(path)}, f"page     {path}")
+
+
+def _cards(args: Namespace) -> tuple[Card, ...] | None:
+    """The cards that this party trusts; None without a home, where a receipt can only be consistent in itself."""
+    if not (args.home / "card").is_file():
+        return None
+    identity = Identity.load(args.home, expired_ok=True)
+    # Whoever verifies may be a party of the job itself.
+    return (*TrustStore(identity.home).cards(), identity.card)
+
+
+def _text(verified: Verified, console: Console) -> str:
+    lines = []
+    if verified.spec is not None:
+        spec = verified.spec
+        data = ", ".join(f"{d.owner}/{d.name} ({d.rows:,} rows)" for d in spec.datasets)
+        lines += [f"job      {spec.job_id}", f"kind     {spec.kind}, {verified.state.lower()}", f"data     {data}"]
+        lines.append(f"parties  {', '.join(f'{p.name} ({p.role})' for p in spec.parties)}")
+    if verified.body is not None:
+        lines.append(f"released {', '.join(verified.body.released) or 'nothing'}")
+    failures = verified.failures
+    if failures:
+        lines.append(console.style("bad", f"verdict  {len(failures)} of {len(verified.checks)} checks failed"))
+        lines += [f"  {check}" for check in failures]
+        return "\n".join(lines)
+    known = "signed by parties whose cards this home trusts"
+    unknown = "consistent in itself; whose keys these are was not checked (no trusted cards: give --home)"
+    lines.append(
+        console.style("good", f"verdict  all {len(verified.checks)} checks passed: ")
+        + (known if verified.mode == "authenticated" else unknown)
+    )
+    return "\n".join(lines)
+
+
+COMMANDS: Mapping[str, Callable[[Namespace, Console], Answer]] = {
+    "auditor verify": _verify,
+    "auditor report": _report,
+}
