@@ -9,6 +9,7 @@ digits) are text too. The owner's declared types override this.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -57,7 +58,8 @@ def import_csv(
     except OSError as error:
         raise StoreError(f"cannot write {target.name}: {error.strerror or error}") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _header(source: Path, delimiter: str) -> list[str]:

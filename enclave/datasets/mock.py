@@ -60,8 +60,11 @@ def _numbers(rule: ColumnRule, draws: NDArray[np.float64]) -> NDArray[Any]:
     if rule.values is not None:
         chosen = np.array([float(v) for v in _choices(rule.values, draws)])
         return chosen.astype(np.int64) if rule.integral else chosen
-    low = rule.low if rule.low is not None else min(0.0, (rule.high or 0.0) - 1.0)
-    high = rule.high if rule.high is not None else max(1.0, low + 1.0)
+    low, high = rule.low, rule.high
+    if low is None:
+        low = 0.0 if high is None else min(0.0, high - 1.0)
+    if high is None:
+        high = max(1.0, low + 1.0)
     if rule.integral:
         return (math.ceil(low) + np.floor(draws * (math.floor(high) - math.ceil(low) + 1))).astype(np.int64)
     return low + draws * (high - low)

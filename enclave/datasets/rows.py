@@ -103,8 +103,9 @@ class RowSource:
 def as_table(source: Any) -> Table:
     """Columns of a person's own rows.
 
-    Args: source: a path to .parquet or .csv (which is read into memory), a pyarrow.Table, a pandas.DataFrame, or a
-    mapping of column names to arrays, where an array of more than one axis is a list column.
+    Args: source: a path to .parquet or .csv (which is read into memory), a pyarrow.Table, a data frame of pandas or
+    of another library that speaks Arrow, or a mapping of column names to arrays, where an array of more than one
+    axis is a list column.
     """
     if isinstance(source, MemoryTable | ParquetTable):
         return source
@@ -117,8 +118,10 @@ def as_table(source: Any) -> Table:
         return MemoryTable(source)
     if isinstance(source, Mapping):
         return MemoryTable.from_mapping(source)
-    if type(source).__module__.startswith("pandas."):
+    if type(source).__module__.partition(".")[0] == "pandas":
         return MemoryTable(pa.Table.from_pandas(source, preserve_index=False))
+    if hasattr(source, "__arrow_c_stream__"):
+        return MemoryTable(pa.table(source))
     raise BadData(f"rows must be a path, a table, a data frame or a mapping, found {type(source).__name__}")
 
 
