@@ -337,8 +337,11 @@ class MpcEngine:
         top = self.sum(self.mul(self.argmax_onehot(flat), flat), axis=1, keepdims=True)
         gaps = self.sub(flat, top)
         weights = self._flat(gaps, lambda a: smooth.exp_of_negative(self.session, a, self._frac_bits), self._frac_bits)
-        inverse = self.reciprocal(self.sum(weights, axis=1, keepdims=True), 0.99, columns + 0.01)
-        return self.mul(weights, inverse).reshaped(x.shape)
+        total = self.sum(weights, axis=1, keepdims=True)
+        if columns <= 10:
+            share = self._run(division.divide_rows(self.session, weights.share, total.share, self._frac_bits))
+            return self._new(share, (rows, columns), self._frac_bits).reshaped(x.shape)
+        return self.mul(weights, self.reciprocal(total, 0.99, columns + 0.01)).reshaped(x.shape)
 
     def exp_of_negative(self, x: RingTensor) -> RingTensor:
         """e^x for x <= 0; 0 below -15."""

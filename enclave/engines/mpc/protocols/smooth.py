@@ -24,7 +24,17 @@ from enclave.engines.mpc.protocols.comparison import Bits, Comparison, bit_share
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
 from enclave.engines.mpc.tape import Array, Draw, Spec, additive
 
-__all__ = ["EXP_FLOOR", "LOG", "RECIPROCAL", "RSQRT", "Series", "exp_of_negative", "series", "sigmoid"]
+__all__ = [
+    "EXP_FLOOR",
+    "LOG",
+    "RECIPROCAL",
+    "RECIPROCAL_TO_10",
+    "RSQRT",
+    "Series",
+    "exp_of_negative",
+    "series",
+    "sigmoid",
+]
 
 U = np.uint64
 _DEALT_BITS = 24  # fractional bits of dealt cosines and sines
@@ -84,6 +94,14 @@ SIGMOID = Series(
 )
 SIGMOID_END = 8.4
 RECIPROCAL = Series("reciprocal", 4, 1450112762, (-139467658, -234643905, -53689358), (1190480413, 290630202, 13354074))
+# 1/x on [0.98, 10.2] to a relative error of 3.3e-3
+RECIPROCAL_TO_10 = Series(
+    "reciprocal",
+    16,
+    1552364323,
+    (-1385093960, -1598278183, -793947702, -109596556, 60804236, 21709533),
+    (1967735546, 370921968, -463111295, -389400422, -112673542, -7302345),
+)
 RSQRT = Series(
     "rsqrt", 8, 1384013595, (-720466132, -527433779, -65601510, 14149768), (923279784, -48673213, -143487618, -18600445)
 )

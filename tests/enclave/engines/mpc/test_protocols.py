@@ -170,10 +170,12 @@ def test_tanh_for_every_input(evaluate):
     assert np.abs(evaluate(2, lambda e, x: e.tanh(x), EVERYWHERE) - np.tanh(EVERYWHERE)).max() < 2**-10
 
 
+@pytest.mark.parametrize("columns", [2, 10, 11, 20])
 @pytest.mark.parametrize("gap", [0.0, 1.0, 16.0, 1e3, 1e6])
-def test_softmax_for_any_gap(evaluate, parties, gap):
-    x = np.random.default_rng(11).normal(size=(20, 10))
-    x[:, 3] += gap
+def test_softmax_for_any_gap(evaluate, gap, columns):
+    parties = 2 + columns % 3
+    x = np.random.default_rng(11).normal(size=(20, columns)) * (0 if gap == 0.0 else 1)
+    x[:, 1] += gap
     e = np.exp(x - x.max(axis=1, keepdims=True))
     expected = e / e.sum(axis=1, keepdims=True)
     assert np.abs(evaluate(parties, lambda e, a: e.softmax(a), x) - expected).max() < 1e-4
