@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from enclave.channel import frames, tls
 from enclave.channel.link import Link
 from enclave.channel.linked import LinkedChannel, abort_links
-from enclave.errors import BadInput, Desynchronised, EnclaveError, PeerLost, Refused, SessionError, Untrusted
+from enclave.channel.streams import HANG_UP_S, METHOD, OPTIONS, SERVER_OPTIONS, AcceptedStream, dial
+from enclave.errors import BadInput, EnclaveError, PeerLost, Untrusted
 from enclave.identity import Card, Identity, TrustStore
 
 if TYPE_CHECKING:
@@ -27,26 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Listener", "open_channel"]
 
-_METHOD = "/enclave.wire.Session/Link"
 _HELLO_S = 5.0
-_HANG_UP_S = 1.5
-_OPTIONS: tuple[tuple[str, int | str], ...] = (
-    ("grpc.max_receive_message_length", frames.MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.keepalive_time_ms", 2_000),
-    ("grpc.keepalive_timeout_ms", 4_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-)
-_SERVER_OPTIONS: tuple[tuple[str, int | str], ...] = (
-    *_OPTIONS,
-    ("grpc.so_reuseport", 0),  # or two listeners would share a port and take each other's peers
-    ("grpc.http2.min_ping_interval_without_data_ms", 500),
-    ("grpc.http2.max_ping_strikes", 0),
-    ("grpc.server_handshake_timeout_ms", 5_000),
-    ("grpc.max_concurrent_streams", 4),
-    ("grpc.max_allowed_incoming_connections", 256),
-)
 
 
 class _Arrivals:
@@ -117,14 +99,14 @@ class Listener:
         self.own_rank: int | None = None
         self._server = grpc.server(
             _Threads(),  # type: ignore[arg-type]  # any executor will do
-            options=_SERVER_OPTIONS,
+            options=SERVER_OPTIONS,
             maximum_concurrent_rpcs=4 * len(peers) + 4,
         )
         handler = grpc.stream_stream_rpc_method_handler(self._serve)
-        service, _, method = _METHOD[1:].partition("/")
+        service, _, method = METHOD[1:].partition("/")
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
         self._host = f"[{host}]" if ":" in host else host
-        self.port = self._bind(ports, tls.server_credentials(identity, trust))
+        self.port = self._bind(ports, lambda: tls.server_credentials(identity, trust))
         self._server.start()
         if tls.accepts_tls12("127.0.0.1" if host in ("0.0.0.0", "::") else host, self.port):  # noqa: S104
             self.close()
@@ -137,12 +119,13 @@ class Listener:
 
     def close(self) -> None:
         """Frees the port; connections still open are broken after a moment."""
-        self._server.stop(_HANG_UP_S).wait(_HANG_UP_S + 1)
+        self._server.stop(HANG_UP_S).wait(HANG_UP_S + 1)
 
-    def _bind(self, ports: range, credentials: grpc.ServerCredentials) -> int:
+    def _bind(self, ports: range, credentials: Callable[[], grpc.ServerCredentials]) -> int:
         for port in ports:
             try:
-                bound = self._server.add_secure_port(f"{self._host}:{port}", credentials)
+                # Anew for every attempt: a failed one uses them up.
+                bound = self._server.add_secure_port(f"{self._host}:{port}", credentials())
             except RuntimeError:
                 continue
             if bound:
@@ -168,7 +151,7 @@ class Listener:
             self._taken.add(rank)
         if not fresh:
             context.abort(grpc.StatusCode.ALREADY_EXISTS, f"{name} is connected already")
-        stream = _Accepted(Link(rank, name), requests, context, self._is_hello)
+        stream = AcceptedStream(Link(rank, name), requests, context, self._is_hello)
         if not stream.greeted.wait(_HELLO_S) or stream.refusal:
             with self.arrivals.changed:
                 self._taken.discard(rank)
@@ -192,154 +175,6 @@ class Listener:
         if self.own_rank is not None and head.step != self.own_rank:
             return f"another party: this is rank {self.own_rank}, the greeting is for {head.step}"
         return ""
-
-
-class _Accepted:
-    """The listener's end of one stream. A thread reads; the server's own thread writes."""
-
-    def __init__(
-        self,
-        link: Link,
-        requests: Iterator[bytes],
-        context: grpc.ServicerContext,
-        check: Callable[[bytes, int], str],
-    ) -> None:
-        self.link, self.refusal = link, ""
-        self.greeted = threading.Event()
-        self._over = threading.Event()
-        self._requests, self._context, self._check = requests, context, check
-        link.hang_up = self._hang_up
-        link.sever = context.cancel
-        context.add_callback(self._over.set)
-        threading.Thread(target=self._read, name=f"from {link.name}", daemon=True).start()
-
-    def outgoing(self) -> Iterator[bytes]:
-        """What the link sends, until it is finished."""
-        return iter(self.link.outbox.next, None)
-
-    def _hang_up(self) -> None:
-        self._over.wait(_HANG_UP_S)
-
-    def _read(self) -> None:
-        import grpc
-
-        why = "it ended its connection"
-        try:
-            for message in self._requests:
-                if self.greeted.is_set():
-                    self.link.deliver(message)
-                    continue
-                self.refusal = self._check(message, self.link.rank)
-                self.greeted.set()
-                if self.refusal:
-                    return
-        except grpc.RpcError:
-            why = "its connection broke"
-        if not self.greeted.is_set():
-            self.refusal = why
-            self.greeted.set()
-        self.link.closed(why)
-
-
-class _Dialled:
-    """The dialler's end of one stream. A thread reads; gRPC's own thread writes."""
-
-    def __init__(self, link: Link, channel: grpc.Channel, hello: bytes, session_id: str) -> None:
-        self.link = link
-        self.greeted = threading.Event()
-        self.welcome = False
-        self.error: grpc.RpcError | None = None
-        self._session_id, self._channel = session_id, channel
-        self._over = threading.Event()
-        link.outbox.control(hello)
-        self._call: Any = channel.stream_stream(_METHOD, None, None)(iter(link.outbox.next, None))
-        link.hang_up = self.hang_up
-        link.sever = self._call.cancel
-        threading.Thread(target=self._read, name=f"from {link.name}", daemon=True).start()
-
-    def hang_up(self) -> None:
-        """Waits a moment for the other end to follow, then ends the connection."""
-        self._over.wait(_HANG_UP_S)
-        self.drop()
-
-    def drop(self) -> None:
-        """Ends the connection."""
-        self.link.outbox.kill()
-        self._call.cancel()
-        self._channel.close()
-
-    def _read(self) -> None:
-        import grpc
-
-        why = "it ended its connection"
-        try:
-            for message in self._call:
-                if self.welcome:
-                    self.link.deliver(message)
-                elif message == frames.control(
-                    frames.WELCOME, value=frames.parse(message).value, text=self._session_id
-                ):
-                    self.welcome = True
-                    self.greeted.set()
-                else:
-                    break
-        except grpc.RpcError as error:
-            self.error = error
-            why = f"its connection broke: {_details(error)}"
-        except ValueError:
-            pass
-        self.greeted.set()
-        self._over.set()
-        if self.welcome:
-            self.link.closed(why)
-
-
-def _details(error: grpc.RpcError) -> str:
-    text = str(error.details() or error.code().name).lower()
-    return text.splitlines()[0][:120] if text else "no reason given"
-
-
-def _dial(
-    link_to: tuple[int, str],
-    connect: Callable[[], grpc.Channel],
-    hello: bytes,
-    session_id: str,
-    until: float,
-    over: Callable[[], bool],
-) -> Link:
-    """Connects to one peer, again and again while nobody listens there yet."""
-    import grpc
-
-    rank, name = link_to
-    why = "no connection"
-    while not over():
-        stream = _Dialled(Link(rank, name), connect(), hello, session_id)
-        stream.greeted.wait(max(0.0, until - time.monotonic()))
-        if stream.welcome:
-            return stream.link
-        stream.drop()
-        if stream.error is None:
-            if stream.greeted.is_set():
-                raise Desynchronised("a welcome to the session", "something else", who=name)
-        else:
-            code, why = stream.error.code(), _details(stream.error)
-            if code in (
-                grpc.StatusCode.UNAUTHENTICATED,
-                grpc.StatusCode.FAILED_PRECONDITION,
-                grpc.StatusCode.ALREADY_EXISTS,
-            ):
-                raise Refused(f"{name} refused the connection: {why}", code="refused.session")
-            if code is grpc.StatusCode.UNIMPLEMENTED:
-                raise SessionError(f"what listens at the address of {name} is no worker of a session")
-            if "certificate_verify_failed" in why or "certificate verify failed" in why:
-                raise Untrusted(
-                    f"whoever listens at the address of {name} shows no certificate that is on its card",
-                    hint=f"if {name} has renewed its certificate, trust its new card",
-                )
-        if time.monotonic() + 0.1 > until:
-            break
-        time.sleep(0.1)
-    raise PeerLost(name, 0, why=f"not reached before the session began: {why}")
 
 
 def open_channel(
@@ -383,12 +218,12 @@ def open_channel(
     def reach(peer: int) -> None:
         def connect() -> grpc.Channel:
             return tls.dial(
-                identity, cards[peer], locate(peer), max_message_bytes=frames.MAX_MESSAGE_BYTES, options=_OPTIONS
+                identity, cards[peer], locate(peer), max_message_bytes=frames.MAX_MESSAGE_BYTES, options=OPTIONS
             )
 
         hello = frames.control(frames.HELLO, step=peer, value=rank, text=session_id)
         try:
-            link = _dial((peer, names[peer]), connect, hello, session_id, until, lambda: arrivals.over)
+            link = dial((peer, names[peer]), connect, hello, session_id, until, lambda: arrivals.over)
         except EnclaveError as error:
             arrivals.fail(error)
             return

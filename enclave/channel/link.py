@@ -251,7 +251,6 @@ class Link:
 
     def _garbage(self, expected: str, found: str) -> None:
         self._fail(Failure(self, self.rank, None, "", Desynchronised(expected, found, who=self.name)))
-        self._inbox.put(None)
 
     def _fail(self, failure: Failure) -> None:
         with self._lock:
@@ -259,6 +258,7 @@ class Link:
                 return
             self._failure = failure
             owner = self._owner
+        self.wake()
         if owner is not None:
             owner(failure)
 

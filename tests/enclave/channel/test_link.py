@@ -1,0 +1,157 @@
+"""One end of a stream on its own: windows, order and bounds, without a transport."""
+
+from __future__ import annotations
+
+from queue import Empty
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enclave.channel import frames
+from enclave.channel.link import Failure, Link, Outbox
+from enclave.errors import Desynchronised
+
+
+def drain(outbox: Outbox) -> list[int]:
+    return [frames.parse(m).kind for m in iter(outbox.poll, None)]
+
+
+def test_control_overtakes_data_and_the_end_does_not() -> None:
+    outbox = Outbox()
+    outbox.put(frames.messages(0, "x", [b"data"], 4), 0)
+    outbox.end(frames.control(frames.END))
+    outbox.control(frames.control(frames.WAITING))
+    assert drain(outbox) == [frames.WAITING, frames.FRAME, frames.END]
+
+
+def test_data_waits_for_the_window_and_control_does_not() -> None:
+    outbox = Outbox(window_bytes=1500)
+    for step in range(3):
+        assert outbox.put(frames.messages(step, "x", [bytes(700)], 700), 0)
+    assert drain(outbox) == [frames.FRAME]
+    outbox.control(frames.control(frames.ACK))
+    assert drain(outbox) == [frames.ACK]
+    assert outbox.grant(988)
+    assert drain(outbox) == [frames.FRAME]
+    assert not outbox.grant(5000)
+
+
+def test_a_put_that_finds_no_space_gives_up_in_time() -> None:
+    outbox = Outbox(window_bytes=1000)
+    assert outbox.put([bytes(900), bytes(900)], 0)
+    assert not outbox.put([bytes(1)], 0.05)
+
+
+def test_the_last_word_replaces_what_is_queued() -> None:
+    outbox = Outbox()
+    outbox.put(frames.messages(0, "x", [b"data"], 4), 0)
+    outbox.finish(last=frames.control(frames.ABORT))
+    outbox.control(frames.control(frames.ACK))
+    outbox.put(frames.messages(1, "x", [b"data"], 4), 0)
+    assert drain(outbox) == [frames.ABORT]
+    assert outbox.finished
+    assert outbox.next() is None
+
+
+def failures(link: Link) -> list[Failure]:
+    found: list[Failure] = []
+    link.attach(found.append)
+    return found
+
+
+def test_a_flood_of_empty_frames_is_bounded() -> None:
+    link = Link(1, "bob", window_bytes=100_000)
+    found = failures(link)
+    head = frames.frame_head(0, "x", 0)
+    for _ in range(1000):
+        link.deliver(head)
+    assert len(found) == 1
+    assert isinstance(found[0].error, Desynchronised)
+    taken = 0
+    with pytest.raises(Empty):
+        while True:
+            link.take(0)
+            taken += 1
+    assert 200 < taken < 100_000 // 256 + 2
+
+
+def test_answers_to_repeated_ends_and_aborts_are_bounded() -> None:
+    for kind in (frames.END, frames.ABORT):
+        link = Link(1, "bob")
+        for _ in range(1000):
+            link.deliver(frames.control(kind))
+        assert drain(link.outbox) == [frames.ACK]
+
+
+def test_nothing_comes_after_the_end() -> None:
+    link = Link(1, "bob")
+    found = failures(link)
+    link.deliver(frames.control(frames.END))
+    assert link.settled.is_set()
+    link.deliver(frames.frame_head(0, "x", 0))
+    assert str(found[0].as_error(("ada", "bob"), 3)) == (
+        "unexpected frame from bob: expected nothing after the end, found a frame"
+    )
+
+
+def test_a_stream_that_ends_early_is_a_failure_and_after_the_end_is_not() -> None:
+    early, late = Link(1, "bob"), Link(1, "bob")
+    early.closed("its connection broke")
+    assert str(failures(early)[0].as_error(("ada", "bob"), 3)) == "lost bob at step 3: its connection broke"
+    late.deliver(frames.control(frames.END))
+    late.closed("its connection broke")
+    assert not failures(late)
+
+
+@given(st.lists(st.binary(max_size=80), max_size=30))
+def test_no_bytes_raise_or_grow_without_bound(messages: list[bytes]) -> None:
+    link = Link(1, "bob", window_bytes=4000)
+    for message in messages:
+        link.deliver(message)
+        link.deliver(b"EN\x01" + message)
+    assert len(drain(link.outbox)) <= 2
+
+
+@given(
+    step=st.integers(0, 2**63 - 1),
+    label=st.text(max_size=16),
+    parts=st.lists(st.binary(max_size=300), max_size=8),
+)
+def test_frames_come_apart_as_they_were_put_together(step: int, label: str, parts: list[bytes]) -> None:
+    data = b"".join(parts)
+    (message,) = frames.messages(step, label, list(parts), len(data))
+    head = frames.parse(message)
+    assert (head.kind, head.step, head.value, head.label) == (frames.FRAME, step, len(data), label)
+    size = len(frames.frame_head(step, label, len(data)))
+    assert size % 16 == 0
+    assert message[size:] == data
+
+
+@given(st.lists(st.integers(0, 5_000_000), min_size=1, max_size=6))
+def test_every_message_of_a_long_frame_has_its_length(sizes: list[int]) -> None:
+    total = sum(sizes)
+    found = frames.messages(1, "x", [bytes(size) for size in sizes], total)
+    head = len(frames.frame_head(1, "x", total))
+    payloads = [len(found[0]) - head, *(len(m) - frames.HEAD_BYTES for m in found[1:])]
+    assert sum(payloads) == total
+    assert all(size == frames.CHUNK_BYTES for size in payloads[:-1])
+    assert all(len(m) <= frames.MAX_MESSAGE_BYTES for m in found)
+    lefts = [frames.parse(m).value for m in found]
+    assert lefts == [total - n * frames.CHUNK_BYTES for n in range(len(found))]
+
+
+def test_the_format_is_fixed() -> None:
+    """Golden bytes: parties of different versions must agree on them, or the version byte must change."""
+    assert frames.frame_head(258, "open", 772).hex() == (
+        "454e0103" + "04000000" + "0201000000000000" + "0403000000000000" + b"open".hex() + "00" * 4
+    )
+    assert frames.control(frames.HELLO, 1, 2, "job").hex() == (
+        "454e0101" + "00000000" + "0100000000000000" + "0200000000000000" + b"job".hex()
+    )
+
+
+@pytest.mark.parametrize("text", ["", "EN", "EN\x01\x63" + "\0" * 20, "EN\x02\x03" + "\0" * 20])
+def test_what_is_no_message_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="message"):
+        frames.parse(text.encode("latin-1"))
