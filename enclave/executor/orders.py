@@ -36,7 +36,7 @@ __all__ = [
 MAX_FRAME_BYTES = 64 << 20
 V = TypeVar("V", bound=Value)
 
-# Only classes listed here come out of a Failure; any other code becomes a plain EnclaveError that keeps its code.
+# Only classes listed here come out of a Failure; any other kind becomes a plain EnclaveError that keeps its code.
 _PLAIN: Mapping[str, type[EnclaveError]] = MappingProxyType(
     {
         c.code: c
@@ -67,13 +67,14 @@ class Failure(Value):
     step: int = 0
     expected: str = ""
     found: str = ""
+    kind: str = ""
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """The failure that says what `error` says; an error of no known kind is "internal" and says nothing."""
         if not isinstance(error, EnclaveError):
             return cls("internal", "internal error", hint="the operator finds the details in the log")
-        plain = cls(error.code, error.public, hint=error.hint)
+        plain = cls(error.code, error.public, hint=error.hint, kind=type(error).code)
         match error:
             case errors.PolicyRefused():
                 return replace(plain, rules=error.rules)
@@ -100,8 +101,9 @@ class Failure(Value):
         return result
 
     def _build(self) -> EnclaveError:
+        kind = self.kind or self.code
         try:
-            match self.code:
+            match kind:
                 case errors.PolicyRefused.code:
                     return errors.PolicyRefused(self.text, rules=self.rules)
                 case errors.PlanMismatch.code:
@@ -116,10 +118,7 @@ class Failure(Value):
                     return errors.NotReady(self.text, job_id=self.expected)
         except ValueError:
             return EnclaveError(self.text)
-        code = self.code
-        while code and code not in _PLAIN:
-            code = code.rpartition(".")[0]
-        return _PLAIN.get(code, EnclaveError)(self.text)
+        return _PLAIN.get(kind, EnclaveError)(self.text)
 
 
 @dataclass(frozen=True, slots=True)

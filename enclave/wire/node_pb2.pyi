@@ -124,7 +124,7 @@ class Chunk(_message.Message):
     def __init__(self, name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Failure(_message.Message):
-    __slots__ = ("code", "text", "hint", "rules", "who", "step", "expected", "found")
+    __slots__ = ("code", "text", "hint", "rules", "who", "step", "expected", "found", "kind")
     CODE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     HINT_FIELD_NUMBER: _ClassVar[int]
@@ -133,6 +133,7 @@ class Failure(_message.Message):
     STEP_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_FIELD_NUMBER: _ClassVar[int]
     FOUND_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
     code: str
     text: str
     hint: str
@@ -141,4 +142,5 @@ class Failure(_message.Message):
     step: int
     expected: str
     found: str
-    def __init__(self, code: _Optional[str] = ..., text: _Optional[str] = ..., hint: _Optional[str] = ..., rules: _Optional[_Iterable[str]] = ..., who: _Optional[str] = ..., step: _Optional[int] = ..., expected: _Optional[str] = ..., found: _Optional[str] = ...) -> None: ...
+    kind: str
+    def __init__(self, code: _Optional[str] = ..., text: _Optional[str] = ..., hint: _Optional[str] = ..., rules: _Optional[_Iterable[str]] = ..., who: _Optional[str] = ..., step: _Optional[int] = ..., expected: _Optional[str] = ..., found: _Optional[str] = ..., kind: _Optional[str] = ...) -> None: ...

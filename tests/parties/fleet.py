@@ -106,11 +106,14 @@ class Fleet:
         """Starts nodes (all, unless named) as processes and waits until they serve."""
         for name in names or self.node_names:
             role = name.rstrip("0123456789")
-            code = f"from pathlib import Path; from parties import {role}; {role}.serve(Path({str(self.root / name)!r})).run()"
-            log = open(self.root / f"{name}.out", "ab")  # noqa: SIM115
+            home = str(self.root / name)
+            code = f"from pathlib import Path; from parties import {role}; {role}.serve(Path({home!r})).run()"
+            log = open(self.root / f"{name}.out", "ab")
             environment = {k: v for k, v in os.environ.items() if k != "GRPC_SSL_CIPHER_SUITES"}
             environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
-            self.processes[name] = subprocess.Popen([sys.executable, "-c", code], stderr=log, stdout=log, env=environment)
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-c", code], stderr=log, stdout=log, env=environment
+            )
             log.close()
         for name in names or self.node_names:
             self.await_up(name)
@@ -227,6 +230,8 @@ class Fleet:
 
     def expected(self) -> float:
         """The model's accuracy in plaintext."""
-        x, y = (np.concatenate(parts) for parts in zip(*(table(self.rows, i + 1) for i in range(self.owners)), strict=True))
+        x, y = (
+            np.concatenate(parts) for parts in zip(*(table(self.rows, i + 1) for i in range(self.owners)), strict=True)
+        )
         weights = list(self.model().weights.values())
         return float(np.mean((x @ weights[0] + weights[1]).argmax(1) == y))
