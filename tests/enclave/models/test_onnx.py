@@ -1,0 +1,499 @@
+"""ONNX: every operator against the standard's own evaluator, and files that are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from enclave.errors import BadModel
+from enclave.models import forward_float, read_model, shapes, write_onnx
+from enclave.models.onnx_reader import MAX_FILE_BYTES, read_onnx
+
+RNG = np.random.default_rng(7)
+
+
+def f(*shape: int) -> np.ndarray:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def i(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+def proto(
+    row: Sequence[Any],
+    nodes: Sequence[Any],
+    constants: dict[str, np.ndarray] | None = None,
+    *,
+    opset: int = 17,
+    batch: Any = "N",
+    rank: int = 2,
+) -> onnx.ModelProto:
+    tensors = [numpy_helper.from_array(np.asarray(v), n) for n, v in (constants or {}).items()]
+    graph = helper.make_graph(
+        list(nodes),
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *row])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * rank)],
+        tensors,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
+
+
+def node(op: str, *inputs: str, out: str = "y", **attributes: Any) -> Any:
+    return helper.make_node(op, list(inputs), [out], name=f"the_{op}", **attributes)
+
+
+def same(model: onnx.ModelProto, row: Sequence[int], rows: int = 3) -> None:
+    """The file, its reading, and its reading written and read again, agree."""
+    x = f(rows, *row)
+    (expected,) = ReferenceEvaluator(model).run(None, {"x": x})
+    read = read_onnx(model.SerializeToString())
+    found = forward_float(read, x)
+    assert np.allclose(found.reshape(expected.shape), expected, atol=1e-5)
+    written = write_onnx(read)
+    onnx.checker.check_model(onnx.load_from_string(written), full_check=True)
+    (again,) = ReferenceEvaluator(onnx.load_from_string(written)).run(None, {"input": x})
+    assert again.shape == found.shape
+    assert np.allclose(again, found, atol=1e-5)
+    assert np.allclose(forward_float(read_onnx(written), x), found, atol=1e-6)
+
+
+IMAGE = (2, 6, 5)
+CASES: dict[str, tuple[tuple[int, ...], list[Any], dict[str, np.ndarray]]] = {
+    "gemm": ((4,), [node("Gemm", "x", "w", "b")], {"w": f(4, 3), "b": f(3)}),
+    "gemm-all": (
+        (4,),
+        [node("Gemm", "x", "w", "b", alpha=0.5, beta=2.0, transB=1)],
+        {"w": f(3, 4), "b": f(1, 3)},
+    ),
+    "gemm-scalar-c": ((4,), [node("Gemm", "x", "w", "b")], {"w": f(4, 3), "b": f(1)}),
+    "gemm-plain": ((4,), [node("Gemm", "x", "w")], {"w": f(4, 3)}),
+    "gemm-row-c": (
+        (3,),
+        [node("Gemm", "x", "w", "x")],
+        {"w": f(3, 3)},
+    ),
+    "matmul-bias": ((4,), [node("MatMul", "x", "w", out="a"), node("Add", "a", "b")], {"w": f(4, 3), "b": f(3)}),
+    "matmul-wide": ((2, 4), [node("MatMul", "x", "w", out="a"), node("Add", "b", "a")], {"w": f(4, 3), "b": f(3)}),
+    "matmul-transposed": (
+        (4,),
+        [node("Transpose", "w", out="t"), node("MatMul", "x", "t")],
+        {"w": f(3, 4)},
+    ),
+    "conv": (IMAGE, [node("Conv", "x", "w", "b")], {"w": f(3, 2, 3, 3), "b": f(3)}),
+    "conv-all": (
+        IMAGE,
+        [node("Conv", "x", "w", strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2], group=2, kernel_shape=[2, 2])],
+        {"w": f(4, 1, 2, 2)},
+    ),
+    "conv-same-upper": (IMAGE, [node("Conv", "x", "w", auto_pad="SAME_UPPER", strides=[2, 2])], {"w": f(3, 2, 2, 3)}),
+    "conv-same-lower": (IMAGE, [node("Conv", "x", "w", auto_pad="SAME_LOWER")], {"w": f(3, 2, 2, 2)}),
+    "conv-valid": (IMAGE, [node("Conv", "x", "w", auto_pad="VALID")], {"w": f(3, 2, 2, 2)}),
+    "relu": ((4,), [node("Relu", "x")], {}),
+    "sigmoid": ((4,), [node("Sigmoid", "x")], {}),
+    "tanh": ((4,), [node("Tanh", "x")], {}),
+    "softmax": ((4,), [node("Softmax", "x")], {}),
+    "softmax-wide": ((2, 4), [node("Softmax", "x", axis=2)], {}),
+    "max-pool": (IMAGE, [node("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 1], pads=[1, 0, 0, 1])], {}),
+    "max-pool-same": (IMAGE, [node("MaxPool", "x", kernel_shape=[3, 3], auto_pad="SAME_UPPER")], {}),
+    "max-pool-ceil": ((1, 6, 6), [node("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], {}),
+    "average-pool": (IMAGE, [node("AveragePool", "x", kernel_shape=[2, 2], strides=[2, 2])], {}),
+    "average-pool-pad": (IMAGE, [node("AveragePool", "x", kernel_shape=[3, 2], pads=[1, 1, 1, 0])], {}),
+    "average-pool-count": (
+        IMAGE,
+        [node("AveragePool", "x", kernel_shape=[3, 2], pads=[1, 1, 1, 0], count_include_pad=1)],
+        {},
+    ),
+    "global-average": (IMAGE, [node("GlobalAveragePool", "x")], {}),
+    "global-max": (IMAGE, [node("GlobalMaxPool", "x")], {}),
+    "reduce-mean": (IMAGE, [node("ReduceMean", "x", axes=[-1, -2], keepdims=0)], {}),
+    "batch-norm": (
+        IMAGE,
+        [node("BatchNormalization", "x", "s", "b", "m", "v", epsilon=0.01)],
+        {"s": f(2), "b": f(2), "m": f(2), "v": np.abs(f(2))},
+    ),
+    "flatten": (IMAGE, [node("Flatten", "x")], {}),
+    "flatten-of-flat": ((4,), [node("Flatten", "x", axis=-1, out="a"), node("Relu", "a")], {}),
+    "reshape": (IMAGE, [node("Reshape", "x", "s")], {"s": i(-1, 60)}),
+    "reshape-copy": (IMAGE, [node("Reshape", "x", "s")], {"s": i(0, 0, -1)}),
+    "squeeze": ((1, 4), [node("Squeeze", "x", "a")], {"a": i(1)}),
+    "squeeze-to-nothing": ((1,), [node("Relu", "x", out="r"), node("Squeeze", "r", "a")], {"a": i(-1)}),
+    "unsqueeze": ((4,), [node("Unsqueeze", "x", "a")], {"a": i(1, 3)}),
+    "transpose": ((1, 4), [node("Transpose", "x", perm=[0, 2, 1])], {}),
+    "add": ((4,), [node("Add", "x", "b")], {"b": f(4)}),
+    "add-self": ((4,), [node("Add", "x", "x")], {}),
+    "sub": ((4,), [node("Sub", "x", "b")], {"b": f(1, 4)}),
+    "sub-from": ((4,), [node("Sub", "b", "x")], {"b": f(4)}),
+    "sub-rows": ((4,), [node("Relu", "x", out="r"), node("Sub", "r", "x")], {}),
+    "mul": (IMAGE, [node("Mul", "x", "b")], {"b": f(2, 1, 1)}),
+    "mul-rows": ((4,), [node("Relu", "x", out="r"), node("Mul", "r", "x")], {}),
+    "div": ((4,), [node("Div", "x", "b")], {"b": np.array(255.0, dtype=np.float32)}),
+    "neg": ((4,), [node("Neg", "x")], {}),
+    "constants": (
+        (4,),
+        [node("Mul", "a", "b", out="c"), node("Add", "x", "c")],
+        {"a": f(4), "b": f(1)},
+    ),
+    "concat": ((2, 3), [node("Relu", "x", out="r"), node("Concat", "x", "r", axis=-1)], {}),
+    "identity": (
+        (4,),
+        [
+            node("Identity", "x", out="a"),
+            node("Dropout", "a", out="b"),
+            node("Cast", "b", out="c", to=1),
+            node("Relu", "c"),
+        ],
+        {},
+    ),
+    "constant-node": (
+        (4,),
+        [node("Constant", out="b", value_floats=[1.0, 2.0, 3.0, 4.0]), node("Add", "x", "b")],
+        {},
+    ),
+    "view-of-size": (
+        IMAGE,
+        [
+            node("Shape", "x", out="s"),
+            node("Gather", "s", "zero", out="n"),
+            node("Unsqueeze", "n", "axis", out="n1"),
+            node("Concat", "n1", "rest", axis=0, out="to"),
+            node("Reshape", "x", "to"),
+        ],
+        {"zero": np.array(0), "axis": i(0), "rest": i(-1)},
+    ),
+    "network": (
+        (1, 8, 8),
+        [
+            node("Conv", "x", "w", "b", out="c", pads=[1, 1, 1, 1]),
+            node("BatchNormalization", "c", "s", "t", "m", "v", out="n"),
+            node("Relu", "n", out="r"),
+            node("MaxPool", "r", out="p", kernel_shape=[2, 2], strides=[2, 2]),
+            node("Flatten", "p", out="h"),
+            node("Gemm", "h", "w2", "b2", out="g"),
+            node("Softmax", "g", axis=1),
+        ],
+        {
+            "w": f(4, 1, 3, 3),
+            "b": f(4),
+            "s": f(4),
+            "t": f(4),
+            "m": f(4),
+            "v": np.abs(f(4)),
+            "w2": f(64, 3) / 8,
+            "b2": f(3),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_operator_agrees_with_the_standard(name: str) -> None:
+    row, nodes, constants = CASES[name]
+    if name == "reduce-mean":
+        same(proto(row, nodes, constants, opset=13), row)
+    else:
+        same(proto(row, nodes, constants), row)
+
+
+@pytest.mark.parametrize("opset", [9, 11, 12, 13, 17, 20])
+def test_opsets_old_and_new(opset: int) -> None:
+    axes = {"axes": [1]} if opset < 13 else {}
+    inputs = ["x"] if opset < 13 else ["x", "a"]
+    nodes = [
+        node("Squeeze", *inputs, out="s", **axes),
+        node("Gemm", "s", "w", out="g", transB=1),
+        node("Softmax", "g", **({"axis": 1} if opset < 13 else {})),
+    ]
+    constants = {"w": f(3, 4)} if opset < 13 else {"a": i(1), "w": f(3, 4)}
+    same(proto((1, 4), nodes, constants, opset=opset), (1, 4))
+
+
+def test_softmax_before_opset_13_flattens_and_is_refused_for_more_axes() -> None:
+    with pytest.raises(BadModel, match="only the last axis"):
+        read_onnx(proto((2, 4), [node("Softmax", "x")], opset=11).SerializeToString())
+
+
+def test_half_and_double_weights_are_converted() -> None:
+    for kind in (np.float16, np.float64):
+        model = proto((4,), [node("Cast", "w", out="v", to=1), node("MatMul", "x", "v")], {"w": f(4, 2).astype(kind)})
+        same(model, (4,))
+
+
+def test_a_fixed_batch_is_the_batch() -> None:
+    nodes = [node("Reshape", "x", "s", out="r"), node("Relu", "r")]
+    same(proto((2, 3), nodes, {"s": i(1, 6)}, batch=1), (2, 3), rows=1)
+    with pytest.raises(BadModel, match="would mix rows"):
+        read_onnx(proto((2, 3), nodes, {"s": i(1, 6)}).SerializeToString())
+
+
+def test_what_can_be_folded_costs_nothing() -> None:
+    def ops(model: onnx.ModelProto) -> list[str]:
+        return [layer.op for layer in read_onnx(model.SerializeToString()).architecture.layers]
+
+    assert ops(proto(*CASES["matmul-bias"])) == ["linear"]
+    assert ops(proto(*CASES["network"])) == ["conv2d", "relu", "max_pool2d", "flatten", "linear", "softmax"]
+    scaled = [
+        node("Div", "x", "d", out="a"),
+        node("Flatten", "a", out="b"),
+        node("Sub", "b", "m", out="c"),
+        node("MatMul", "c", "w", out="e"),
+        node("Mul", "e", "s", out="g"),
+        node("Add", "g", "t"),
+    ]
+    values = {"d": np.float32(255.0), "m": f(8), "w": f(8, 3), "s": f(3), "t": f(3)}
+    model = proto((2, 2, 2), scaled, {n: np.asarray(v) for n, v in values.items()})
+    assert ops(model) == ["flatten", "linear"]
+    same(model, (2, 2, 2))
+
+
+def test_what_cannot_be_folded_exactly_is_left() -> None:
+    # The shift would have to reach the padding, the scale both users, and the shared weights both layers.
+    padded = proto(
+        (1, 3, 3),
+        [node("Add", "x", "t", out="a"), node("Conv", "a", "w", pads=[1, 1, 1, 1])],
+        {"t": f(1), "w": f(1, 1, 3, 3)},
+    )
+    same(padded, (1, 3, 3))
+    assert len(read_onnx(padded.SerializeToString()).architecture.layers) == 2
+    twice = proto(
+        (3,),
+        [node("Mul", "x", "s", out="a"), node("MatMul", "a", "w", out="b"), node("Add", "a", "b")],
+        {"s": f(3), "w": f(3, 3)},
+    )
+    same(twice, (3,))
+    wide = proto((4, 3), [node("MatMul", "x", "w", out="a"), node("Mul", "a", "s")], {"w": f(3, 2), "s": f(4, 1)})
+    same(wide, (4, 3))
+    broader = proto((1,), [node("MatMul", "x", "w", out="a"), node("Add", "a", "s")], {"w": f(1, 1), "s": f(3)})
+    same(broader, (1,))
+    unpadded = proto(
+        (1, 3, 3), [node("Add", "x", "t", out="a"), node("Conv", "a", "w")], {"t": f(1), "w": f(2, 1, 3, 3)}
+    )
+    same(unpadded, (1, 3, 3))
+    assert len(read_onnx(unpadded.SerializeToString()).architecture.layers) == 1
+    grouped = proto(
+        (4, 3, 3),
+        [node("Mul", "x", "s", out="m"), node("Add", "m", "t", out="a"), node("Conv", "a", "w", group=2)],
+        {"s": f(4, 1, 1), "t": f(4, 1, 1), "w": f(6, 2, 2, 2)},
+    )
+    same(grouped, (4, 3, 3))
+    assert len(read_onnx(grouped.SerializeToString()).architecture.layers) == 1
+
+
+def test_layers_that_lead_nowhere_are_dropped() -> None:
+    model = proto((4,), [node("Tanh", "x", out="unused"), node("Relu", "x")])
+    assert [layer.op for layer in read_onnx(model.SerializeToString()).architecture.layers] == ["relu"]
+
+
+def test_a_model_is_read_from_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(proto(*CASES["gemm"]), path)
+    assert shapes(read_model(path).architecture) == {"input": (4,), "the_Gemm": (3,)}
+    assert shapes(read_model(str(path)).architecture)["input"] == (4,)
+    with pytest.raises(BadModel, match="cannot read the model"):
+        read_model(tmp_path / "nowhere.onnx")
+    with pytest.raises(BadModel, match=r"expected .onnx or .safetensors") as caught:
+        read_model(tmp_path / "model.pt")
+    assert "never opened" in caught.value.hint
+
+
+# ---- what is refused
+
+
+def refuse(model: onnx.ModelProto | bytes, problem: str) -> None:
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    with pytest.raises(BadModel, match=problem):
+        read_onnx(data)
+
+
+W = {"w": f(4, 3)}
+
+
+@pytest.mark.parametrize(
+    ("row", "nodes", "constants", "problem"),
+    [
+        ((4,), [node("Gelu", "x")], {}, "node 'the_Gelu': operator 'Gelu' is not supported"),
+        ((4,), [node("LeakyRelu", "x")], {}, "operator 'LeakyRelu' is not supported"),
+        ((4,), [helper.make_node("Relu", ["x"], ["y"], name="n", domain="evil")], {}, "operator 'evil.Relu'"),
+        ((4,), [node("Relu", "z")], {}, r"node 'the_Relu' \(Relu\): input 'z' is not computed .* cycle"),
+        ((4,), [node("Add", "b", "x", out="a"), node("Relu", "a", out="b")], {}, "'b' is not computed by an earlier"),
+        ((4,), [node("Relu", "x", out="a"), node("Tanh", "x", out="a")], {}, "'a' is computed twice"),
+        ((4,), [node("Relu", "x", out="x"), node("Tanh", "x")], {}, "'x' is computed twice"),
+        ((4,), [node("Relu", "w")], W, "found the constant 'w'"),
+        ((4,), [node("Gemm", "x", "w", transA=1)], W, "transA would mix rows"),
+        ((4,), [node("Gemm", "x", "x")], {}, "B must be a constant, found 'x', which depends on the input"),
+        ((4,), [node("Gemm", "x", "w", "b")], {**W, "b": f(5, 3)}, "C must be"),
+        ((4,), [node("MatMul", "w", "x")], W, "expected a value that depends on the input"),
+        ((5,), [node("MatMul", "x", "w")], W, r"weight must be \(5, out\)"),
+        ((4,), [node("MatMul", "x", "w")], {"w": f(4)}, "must have two axes"),
+        ((2, 6), [node("Conv", "x", "w")], {"w": f(3, 2, 3)}, "rows of shape"),
+        ((2, 6, 6), [node("Conv", "x", "w", auto_pad="ODD")], {"w": f(3, 2, 3, 3)}, "auto_pad 'ODD'"),
+        ((2, 6, 6), [node("Conv", "x", "w", strides=[0, 1])], {"w": f(3, 2, 3, 3)}, "strides"),
+        ((2, 6, 6), [node("Conv", "x", "w", kernel_shape=[2, 2])], {"w": f(3, 2, 3, 3)}, "kernel_shape"),
+        ((2, 6, 6), [node("MaxPool", "x", kernel_shape=[2, 2], dilations=[2, 2])], {}, "dilations"),
+        ((2, 5, 5), [node("MaxPool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], {}, "ceil_mode"),
+        (
+            (2, 4, 4),
+            [helper.make_node("MaxPool", ["x"], ["y", "i"], kernel_shape=[2, 2])],
+            {},
+            "only the first output",
+        ),
+        ((2, 4, 4), [node("ReduceMean", "x", axes=[1])], {}, "only the mean over a whole image"),
+        ((4, 3), [node("Softmax", "x", axis=1)], {}, "only the last axis is supported, found axis 1 of 3"),
+        ((4, 3), [node("Flatten", "x", axis=2)], {}, "only axis 1"),
+        ((4, 3), [node("Reshape", "x", "s")], {"s": i(-1, 3)}, "would mix rows"),
+        ((4, 3), [node("Reshape", "x", "s")], {"s": i(-1, -1)}, "is not valid"),
+        ((4, 3), [node("Reshape", "x", "s")], {"s": i(0, 5, -1)}, "cannot reshape"),
+        ((4, 3), [node("Reshape", "x", "s")], {"s": i(0, 0, 0, 0)}, "copies an axis"),
+        ((4, 3), [node("Reshape", "x", "s")], {"s": f(2)}, "expected whole numbers"),
+        ((1, 3), [node("Squeeze", "x")], {}, "axes must be given"),
+        ((4, 3), [node("Squeeze", "x", "a")], {"a": i(0)}, "cannot squeeze"),
+        ((4, 3), [node("Unsqueeze", "x", "a")], {"a": i(0)}, "batch must stay the first"),
+        ((4, 3), [node("Unsqueeze", "x", "a")], {"a": i(9)}, "do not exist"),
+        ((4, 3), [node("Transpose", "x", perm=[0, 2, 1])], {}, "more than a reshape"),
+        ((4, 3), [node("Transpose", "x")], {}, "does not keep the batch first"),
+        ((4,), [node("Concat", "x", "x", axis=0)], {}, "would mix rows"),
+        ((4,), [node("Div", "x", "z")], {"z": np.zeros(4, dtype=np.float32)}, "division by zero"),
+        ((4,), [node("Div", "x", "x")], {}, "division by a value that depends"),
+        ((4,), [node("Add", "x", "b")], {"b": f(5, 4)}, "differs from row to row"),
+        ((4,), [node("Cast", "x", to=7)], {}, "stay floating-point"),
+        ((4,), [node("Identity", "x")], {}, "its output is its input"),
+        ((1,), [node("Squeeze", "x", "a", out="s"), node("Add", "s", "s")], {"a": i(1)}, "no axis besides the batch"),
+        (
+            (4,),
+            [node("Shape", "x", out="s"), node("Mul", "s", "s", out="t"), node("Reshape", "x", "t")],
+            {},
+            "on shapes",
+        ),
+        (
+            (4,),
+            [node("BatchNormalization", "x", "s", "s", "s", "v")],
+            {"s": f(4), "v": -np.abs(f(4))},
+            "negative values",
+        ),
+        (
+            (4,),
+            [node("BatchNormalization", "x", "s", "s", "s", "v", epsilon=0.0)],
+            {"s": f(4), "v": np.zeros(4, dtype=np.float32)},
+            "NaN or infinite",
+        ),
+        ((4,), [node("MatMul", "x", "w")], {"w": np.full((4, 3), np.nan, dtype=np.float32)}, "weight 'w' holds NaN"),
+        ((4,), [node("MatMul", "x", "w")], {"w": np.full((4, 3), np.inf, dtype=np.float32)}, "weight 'w' holds NaN"),
+        ((4,), [node("Constant", out="c", value_float=float("nan")), node("Add", "x", "c")], {}, "holds NaN"),
+        ((4,), [node("Constant", out="c", value_string="text"), node("Add", "x", "c")], {}, "neither a tensor nor"),
+    ],
+)
+def test_nodes_that_cannot_be_run_are_named(
+    row: tuple[int, ...], nodes: list[Any], constants: dict[str, np.ndarray], problem: str
+) -> None:
+    refuse(proto(row, nodes, constants), problem)
+
+
+def test_files_that_are_no_models() -> None:
+    refuse(b"\xff\xff\xff not protobuf", "cannot be parsed")
+    refuse(b"", "has no nodes")
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (["H", 4], r"dynamic shape \['N', 'H', 4\]: only the first axis"),
+        ([None, 4], "dynamic shape"),
+        ([0], "dynamic shape"),
+        ([], "must have a batch axis and at least one more"),
+    ],
+)
+def test_dynamic_shapes_are_refused(row: list[Any], problem: str) -> None:
+    refuse(proto(row, [node("Relu", "x")]), problem)
+
+
+def test_inputs_and_outputs_must_be_one_each_and_numbers() -> None:
+    two = proto((4,), [node("Add", "x", "z")])
+    two.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 4]))
+    refuse(two, r"one input and one output, found inputs \['x', 'z'\]")
+    both = proto((4,), [node("Relu", "x"), node("Tanh", "x", out="t")])
+    both.graph.output.append(helper.make_tensor_value_info("t", TensorProto.FLOAT, ["N", 4]))
+    refuse(both, "one input and one output")
+    words = proto((4,), [node("Relu", "x")])
+    words.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    refuse(words, "must be a tensor of floating-point")
+    unknown = proto((4,), [node("Relu", "x")])
+    unknown.graph.input[0].type.tensor_type.ClearField("shape")
+    refuse(unknown, "with declared sizes")
+    absent = proto((4,), [node("Relu", "x", out="other")])
+    refuse(absent, "'y' is not computed")
+
+
+def test_initializers_that_are_also_inputs_are_weights() -> None:
+    old = proto((4,), [node("MatMul", "x", "w")], W)
+    old.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [4, 3]))
+    same(old, (4,))
+
+
+def test_external_data_is_never_opened(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(
+        proto((4,), [node("MatMul", "x", "w")], W), path, save_as_external_data=True, size_threshold=0, location="w.bin"
+    )
+    with pytest.raises(BadModel, match="'w' has external data, which is not read"):
+        read_model(path)
+    # A file that points at any other path is refused alike, and nothing is read from there.
+    stealing = proto((4,), [node("MatMul", "x", "w")], W)
+    tensor = stealing.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../../etc/passwd")
+    refuse(stealing, "external data")
+
+
+def test_declared_sizes_are_checked_before_memory_is_taken() -> None:
+    import tracemalloc
+
+    huge = proto((4,), [node("MatMul", "x", "w")], W)
+    tensor = huge.graph.initializer[0]
+    del tensor.dims[:]
+    tensor.dims.extend([1 << 20, 1 << 20])
+    tensor.raw_data = b"\0" * 48
+    tracemalloc.start()
+    refuse(huge, "may have 67108864 weights, the file declares 1099511627776")
+    inner = proto((4,), [node("Constant", out="c", value=tensor), node("Add", "x", "c")])
+    refuse(inner, "is too large")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 4 << 20
+    del tensor.dims[:]
+    tensor.dims.extend([4, 3, 2])
+    refuse(huge, "fewer or more data than its shape declares")
+    tensor.dims[0] = -4
+    refuse(huge, "negative size")
+
+
+def test_a_small_file_cannot_make_large_constants() -> None:
+    nodes = [node("Concat", f"c{n}", f"c{n}", axis=0, out=f"c{n + 1}") for n in range(40)]
+    refuse(proto((4,), [*nodes, node("Add", "x", "c40")], {"c0": f(1024)}), "more than 67108864 elements")
+    wide = [node("Add", "a", "b", out="c"), node("Add", "x", "c")]
+    refuse(proto((4,), wide, {"a": f(1 << 14, 1), "b": f(1, 1 << 14)}), "more than 67108864 elements")
+    many = [node("Gemm", f"h{n}" if n else "x", "w", out=f"h{n + 1}") for n in range(70)]
+    refuse(proto((1024,), [*many, node("Relu", "h70")], {"w": np.zeros((1024, 1024), dtype=np.float32)}), "weights")
+
+
+def test_files_over_the_limit_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.onnx"
+    with path.open("wb") as stream:
+        stream.truncate(MAX_FILE_BYTES + 1)  # a hole: it takes no disk
+    with pytest.raises(BadModel, match=f"may have {MAX_FILE_BYTES} bytes, found {MAX_FILE_BYTES + 1}"):
+        read_model(path)
+
+
+def test_weights_of_types_that_are_no_numbers() -> None:
+    refuse(proto((4,), [node("MatMul", "x", "w")], {"w": np.ones((4, 3), dtype=np.complex64)}), "type that is not")
+    sparse = proto((4,), [node("MatMul", "x", "w")], W)
+    sparse.graph.sparse_initializer.add()
+    refuse(sparse, "sparse")
