@@ -1,0 +1,404 @@
+"""Whole sessions, every rank a thread, over loopback with mutual TLS."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from enclave.channel.grpc_link import Listener
+from enclave.clock import SystemClock
+from enclave.errors import EnclaveError, PeerLost, PlanMismatch, PolicyRefused, SessionError, StoreError, Untrusted
+from enclave.executor.assignment import read_job
+from enclave.executor.evidence import Evidence
+from enclave.executor.session import Progress, SessionResult, plan_job, run_session
+from enclave.identity import Identity, TrustStore
+from enclave.messages import (
+    Category,
+    ClassTarget,
+    DatasetRef,
+    Encoding,
+    Feature,
+    JobSpec,
+    NumericFeature,
+    PartyRef,
+    Signed,
+    Target,
+)
+from enclave.models import Model, dense_architecture
+from enclave.workloads import Inputs, finish
+
+ROWS = 24
+LONG_S = 20.0
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows in memory."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        return len(self.x)
+
+    def features(self, start: int, stop: int) -> np.ndarray:
+        return self.x[start:stop]
+
+    def targets(self, start: int, stop: int) -> np.ndarray:
+        return self.y[start:stop]
+
+
+def _table(seed: int) -> Table:
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-2, 2, (ROWS, 3))
+    return Table(x, (x @ np.array([1.0, -2.0, 0.5]) > 0.2).astype(np.int64))
+
+
+@dataclass
+class Room:
+    """Some parties, one job, and what each rank's thread ended with."""
+
+    ids: list[Identity]
+    trusts: dict[str, TrustStore]
+    changes: dict[str, Any] = field(default_factory=dict)
+    commits: list[str] = field(default_factory=list)
+    sealings: dict[str, Any] = field(default_factory=dict)
+    channels: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, SessionResult | EnclaveError] = field(default_factory=dict)
+    evidence: dict[str, Evidence] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        owners = [i for i in self.ids if i.role == "owner"]
+        architecture = dense_architecture(3, (), 2)
+        weight, bias = architecture.parameters
+        values = np.array([[-1.0, 1.0], [2.0, -2.0], [-0.5, 0.5]])
+        self.model = Model(architecture, {weight.name: values, bias.name: np.zeros(2)})
+        numeric = NumericFeature(low=-2.0, high=2.0)
+        classes = ClassTarget((Category(("no",)), Category(("yes",))))
+        spec = JobSpec(
+            job_id="ab" * 16,
+            kind="evaluate",
+            created_unix_s=1000,
+            expires_unix_s=2000,
+            parties=tuple(PartyRef(i.name, i.role, i.key_id) for i in self.ids),
+            datasets=tuple(DatasetRef(o.name, "points", b"v" * 32, ROWS) for o in owners),
+            encoding=Encoding(tuple(Feature(c, numeric) for c in "abc"), Target("y", classes=classes)),
+            architecture=architecture,
+            outputs=("accuracy",),
+        )
+        spec = replace(spec, plan_digest=plan_job(spec).digest)
+        self.spec = replace(spec, **self.changes)
+        self.tables = {o.name: _table(i) for i, o in enumerate(owners)}
+        self.buyer = next(i for i in self.ids if i.role == "buyer")
+        self.signed = self.buyer.sign("job", self.spec.encode())
+
+    def run(self, **overrides: Callable[..., Any]) -> dict[str, SessionResult | EnclaveError]:
+        """Runs every rank; `overrides` are run_session arguments by party and name, as in `owner0_gate`."""
+        listeners = {
+            i.name: Listener(
+                i,
+                self.trusts[i.name],
+                self.spec.job_id,
+                "127.0.0.1",
+                range(1),
+                read_job(self.signed, i, self.trusts[i.name]).peers,
+            )
+            for i in self.ids
+            if i.role != "buyer"
+        }
+
+        def one(identity: Identity) -> None:
+            name = identity.name
+            evidence = self.evidence[name] = Evidence()
+
+            def gate(sealing: Any) -> tuple[str, ...]:
+                self.sealings[name] = sealing
+                return tuple(sealing.outputs)
+
+            arguments: dict[str, Any] = {
+                "inputs": Inputs(rows=self.tables.get(name), model=self.model if identity is self.buyer else None),
+                "locate": lambda rank: listeners[self.spec.parties[rank].name].address,
+                "gate": gate,
+                "commit": lambda: self.commits.append(name),
+                "attach": lambda channel: self.channels.__setitem__(name, channel),
+                "evidence": evidence,
+                "listener": listeners.get(name),
+                "connect_s": LONG_S,
+                "deadline_s": LONG_S,
+            }
+            for key, value in overrides.items():
+                who, _, argument = key.partition("_")
+                if who == name:
+                    arguments[argument] = value
+            try:
+                self.results[name] = run_session(self.signed, identity=identity, trust=self.trusts[name], **arguments)
+            except EnclaveError as error:
+                self.results[name] = error
+
+        threads = [threading.Thread(target=one, args=(i,), daemon=True) for i in self.ids]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        for listener in listeners.values():
+            listener.close()
+        assert len(self.results) == len(self.ids), f"still running: {set(i.name for i in self.ids) - set(self.results)}"
+        return self.results
+
+    def errors(self) -> dict[str, EnclaveError]:
+        """The errors by party; fails when somebody has none."""
+        found = {name: result for name, result in self.results.items() if isinstance(result, EnclaveError)}
+        assert set(found) == set(self.results), self.results
+        return found
+
+
+MakeRoom = Callable[..., Room]
+
+
+@pytest.fixture
+def make_room(new_party: Callable[..., Identity], acquaint: Callable[..., tuple[TrustStore, ...]]) -> MakeRoom:
+    def make(owners: int = 1, **changes: Any) -> Room:
+        ids = [new_party("owner", f"owner{i}") for i in range(owners)]
+        ids += [new_party("buyer", "buyer"), new_party("dealer", "dealer")]
+        trusts = dict(zip((i.name for i in ids), acquaint(*ids), strict=True))
+        return Room(ids, trusts, changes)
+
+    return make
+
+
+@pytest.mark.parametrize("owners", [1, 2, 3])
+def test_a_session_opens_the_right_result_to_the_buyer_alone(make_room: MakeRoom, owners: int) -> None:
+    room = make_room(owners)
+    results = room.run()
+    for name, result in results.items():
+        assert isinstance(result, SessionResult), (name, result)
+        assert (result.opened is not None) == (name == "buyer")
+        assert result.transcript.equals_plan
+        assert result.transcript.digest == room.spec.plan_digest
+        report = json.loads(result.report)
+        assert report["findings"] == []
+        assert report["state"] == "RELEASED"
+    x = np.concatenate([t.x for t in room.tables.values()])
+    y = np.concatenate([t.y for t in room.tables.values()])
+    weights = list(room.model.weights.values())
+    bought = results["buyer"]
+    assert isinstance(bought, SessionResult) and bought.opened is not None
+    assert finish(room.spec, bought.opened).accuracy == np.mean((x @ weights[0] + weights[1]).argmax(1) == y)
+    assert sorted(room.commits) == sorted(results)
+    _check_traffic({i.name: results[i.name] for i in room.ids})
+    assert {s.rows for s in room.sealings.values()} == {room.spec.rows}
+    assert all(s.transcript.equals_plan for s in room.sealings.values())
+
+
+def _check_traffic(results: dict[str, SessionResult | EnclaveError]) -> None:
+    """Both ends of a link say the same, and what the plan says."""
+    names = list(results)
+    for a, here in results.items():
+        assert isinstance(here, SessionResult)
+        for link in here.transcript.links:
+            there = results[link.peer]
+            assert isinstance(there, SessionResult)
+            back = next(x for x in there.transcript.links if x.peer == a)
+            assert (link.sent_bytes, link.received_bytes) == (back.received_bytes, back.sent_bytes)
+            planned = here.plan.link_bytes.get((names.index(a), names.index(link.peer)), 0)
+            assert link.sent_bytes == planned
+
+
+def test_one_gate_that_refuses_stops_every_commit(make_room: MakeRoom) -> None:
+    room = make_room(2)
+
+    def refuse(sealing: Any) -> tuple[str, ...]:
+        time.sleep(0.3)  # the others have all agreed by now
+        raise PolicyRefused("too few rows", rules=("policy.rows.minimum",))
+
+    room.run(owner1_gate=refuse)
+    errors = room.errors()
+    assert room.commits == []
+    assert isinstance(errors["owner1"], PolicyRefused)
+    for name in ("owner0", "buyer", "dealer"):
+        error = errors[name]
+        assert isinstance(error, PeerLost) and error.who == "owner1"
+        assert "too few rows" in error.public
+
+
+def test_a_commit_that_fails_keeps_the_share(make_room: MakeRoom) -> None:
+    room = make_room(1)
+
+    def fail() -> None:
+        raise StoreError("disk full")
+
+    room.run(owner0_commit=fail)
+    errors = {name: r for name, r in room.results.items() if isinstance(r, EnclaveError)}
+    assert isinstance(errors["owner0"], StoreError)
+    assert isinstance(errors["buyer"], PeerLost)
+    assert "disk full" in errors["buyer"].public
+
+
+def test_a_permit_for_less_than_the_job_opens_nothing(make_room: MakeRoom) -> None:
+    room = make_room(1)
+    room.run(owner0_gate=lambda sealing: ())
+    assert isinstance(room.results["owner0"], PolicyRefused)
+    assert isinstance(room.results["buyer"], PeerLost)
+
+
+def test_another_plan_is_refused_before_anybody_connects(make_room: MakeRoom) -> None:
+    room = make_room(1, plan_digest=b"x" * 32)
+    room.run()
+    for error in room.errors().values():
+        assert isinstance(error, PlanMismatch)
+        assert error.expected == b"x" * 32
+    assert room.channels == {}
+
+
+def test_parties_with_different_plans_do_not_compute(make_room: MakeRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The digests cross in the hello: a party that runs other code is found out whatever it checked itself."""
+    from enclave.executor import session
+
+    room = make_room(1)
+    real, lock, lied = session._plan, threading.Lock(), []
+
+    def plan(spec: JobSpec) -> Any:
+        seal = real(spec)
+        with lock:
+            if not lied:
+                lied.append(seal)
+                return session._Seal(replace(seal.plan, digest=spec.plan_digest), b"another seal" + b"." * 20)
+        return seal
+
+    monkeypatch.setattr(session, "_plan", plan)
+    room.run()
+    assert all(isinstance(e, EnclaveError) for e in room.errors().values())
+    assert room.commits == []
+
+
+def test_a_dealer_refuses_more_than_its_limit(make_room: MakeRoom) -> None:
+    room = make_room(1)
+    needed = plan_job(room.spec).dealer_bytes
+    room.run(dealer_dealer_bytes_limit=needed - 1, owner0_connect_s=2.0, buyer_connect_s=2.0)
+    errors = room.errors()
+    assert isinstance(errors["dealer"], PolicyRefused)
+    assert errors["dealer"].rules == ("dealer.bytes",)
+    for name in ("owner0", "buyer"):
+        assert isinstance(errors[name], EnclaveError)
+        assert "dealer" in errors[name].public
+
+
+def test_a_cancelled_party_ends_the_session_for_all_and_says_why(make_room: MakeRoom) -> None:
+    room = make_room(2)
+    started = threading.Event()
+
+    def wait(sealing: Any) -> tuple[str, ...]:
+        started.set()
+        time.sleep(0.5)
+        return tuple(sealing.outputs)
+
+    def cancel() -> None:
+        started.wait(30)
+        room.channels["owner0"].close(SessionError("withdrawn by its operator"))
+
+    thread = threading.Thread(target=cancel, daemon=True)
+    thread.start()
+    begun = time.monotonic()
+    room.run(buyer_gate=wait)
+    errors = room.errors()
+    assert room.commits == []
+    assert time.monotonic() - begun < 15
+    for name in ("owner1", "buyer", "dealer"):
+        error = errors[name]
+        assert isinstance(error, PeerLost) and error.who == "owner0"
+        assert "withdrawn by its operator" in error.public
+
+
+def test_a_party_that_dies_is_named_by_all_within_ten_seconds(make_room: MakeRoom) -> None:
+    room = make_room(2)
+
+    def die(sealing: Any) -> tuple[str, ...]:
+        room.channels["owner1"].sever()
+        raise SessionError("dead")
+
+    begun = time.monotonic()
+    room.run(owner1_gate=die)
+    assert time.monotonic() - begun < 10
+    errors = room.errors()
+    for name in ("owner0", "buyer", "dealer"):
+        error = errors[name]
+        assert isinstance(error, PeerLost) and error.who == "owner1", (name, error)
+    assert room.evidence["owner0"].transcript is not None
+    assert room.evidence["owner0"].report(room.signed, room.spec, "owner0", "FAILED")
+
+
+def test_progress_reaches_the_plan_s_last_round(make_room: MakeRoom) -> None:
+    room, seen = make_room(1), list[Progress]()
+    room.run(buyer_progress=seen.append)
+    assert seen[-1].steps_done == seen[-1].steps_total == plan_job(room.spec).rounds
+    assert seen[-1].stage == "release"
+    assert [p.steps_done for p in seen] == sorted(p.steps_done for p in seen)
+
+
+# ---- what a party reads in a job before it does anything
+
+
+def _resign(room: Room, spec: JobSpec, signer: Identity | None = None) -> Signed:
+    return (signer or room.buyer).sign("job", spec.encode())
+
+
+def test_only_the_job_s_buyer_can_sign_it(make_room: MakeRoom) -> None:
+    room = make_room(1)
+    owner = room.ids[0]
+    with pytest.raises(Untrusted, match="cannot sign jobs"):
+        read_job(_resign(room, room.spec, owner), owner, room.trusts["owner0"])
+
+
+def test_a_changed_spec_is_refused(make_room: MakeRoom) -> None:
+    room = make_room(1)
+    changed = replace(room.signed, body=replace(room.spec, outputs=("predictions",)).encode())
+    with pytest.raises(Untrusted, match="does not hold"):
+        read_job(changed, room.ids[0], room.trusts["owner0"])
+    other_domain = room.buyer.sign("withdraw", room.spec.encode())
+    with pytest.raises(Untrusted, match="does not hold"):
+        read_job(other_domain, room.ids[0], room.trusts["owner0"])
+
+
+def test_a_dealer_of_the_buyer_s_own_making_is_refused(make_room: MakeRoom, new_party: Callable[..., Identity]) -> None:
+    room = make_room(1)
+    fake = new_party("dealer", "dealer2")
+    parties = (*room.spec.parties[:-1], PartyRef("dealer", "dealer", fake.key_id))
+    with pytest.raises(Untrusted, match="dealer is a party of the job, and its key"):
+        read_job(_resign(room, replace(room.spec, parties=parties)), room.ids[0], room.trusts["owner0"])
+
+
+def test_a_known_key_under_another_name_or_role_is_refused(
+    make_room: MakeRoom, new_party: Callable[..., Identity], acquaint: Callable[..., Any]
+) -> None:
+    room = make_room(2)
+    owner0, owner1 = room.ids[0], room.ids[1]
+    renamed = (room.spec.parties[0], replace(room.spec.parties[1], name="owner9"), *room.spec.parties[2:])
+    datasets = (room.spec.datasets[0], replace(room.spec.datasets[1], owner="owner9"))
+    with pytest.raises(Untrusted, match="belongs to owner owner1"):
+        read_job(_resign(room, replace(room.spec, parties=renamed, datasets=datasets)), owner0, room.trusts["owner0"])
+    dealer = PartyRef("dealer", "dealer", owner1.key_id)
+    parties = (room.spec.parties[0], room.spec.parties[2], dealer)
+    spec = replace(room.spec, parties=parties, datasets=room.spec.datasets[:1])
+    with pytest.raises(Untrusted, match="key of dealer dealer belongs to owner owner1"):
+        read_job(_resign(room, spec), owner0, room.trusts["owner0"])
+
+
+def test_a_party_that_is_not_in_the_job_has_no_rank(
+    make_room: MakeRoom, new_party: Callable[..., Identity], tmp_path: Path
+) -> None:
+    room = make_room(1)
+    stranger = new_party("owner", "stranger")
+    trust = TrustStore(stranger.home, SystemClock())
+    for identity in room.ids:
+        trust.add(identity.card.encoded)
+    with pytest.raises(Untrusted, match="stranger is not a party"):
+        read_job(room.signed, stranger, trust)
