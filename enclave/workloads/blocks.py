@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from enclave.engines.interface import Engine, Secret
+from enclave.errors import SessionError
 from enclave.messages import JobSpec
 
 __all__ = ["Segment", "batches", "over_blocks"]
@@ -48,7 +49,7 @@ def _filled(engine: Engine, results: list[Kept], count: int) -> list[Kept]:
         return results
     # Safety: values are never repeated, only shapes: a rank with shares runs every iteration.
     if engine.rank is not None:
-        raise RuntimeError(f"expected {count} blocks, found {len(results)}")
+        raise SessionError(f"expected {count} blocks, found {len(results)}")
     return results + [results[-1]] * (count - len(results))
 
 

@@ -8,7 +8,7 @@ The loss is the mean over a batch of (output - target)^2 / 2, of the logistic lo
 l2 / 2 times the squared weights (not the biases). Momentum is v = m v + gradient, w = w - rate v.
 
 Batches are the same in every epoch: what is opened under a mask for a row is opened once, whatever the number of
-epochs. For that the secrets of all rows stay in memory: 8 to 16 bytes a value at every party.
+epochs. For that the secrets of all rows stay in memory: up to 24 bytes a value at every party.
 """
 
 from __future__ import annotations
