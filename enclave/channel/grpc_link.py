@@ -4,7 +4,7 @@ The buyer dials everybody, so that it needs no open port; otherwise the higher r
 message of the dialler names the session and both ranks, and the certificate must be that rank's: nobody is heard
 who is not a party of this very session, and each rank once only.
 
-Discussion: keepalive pings find a stopped or unreachable process in 6 s, a dead one ends its stream at once. What
+Discussion: keepalive pings find a stopped or unreachable process in 7 s, a dead one ends its stream at once. What
 they cannot find is a process that lives and hangs; for that, `receive` has a deadline.
 """
 

@@ -29,7 +29,9 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.max_receive_message_length", frames.MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
     ("grpc.keepalive_time_ms", 2_000),
-    ("grpc.keepalive_timeout_ms", 4_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    # A keepalive ping waits for the answer to a bandwidth probe, whose own patience would be a minute.
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
 )
@@ -147,6 +149,8 @@ class DialledStream:
 def _details(error: grpc.RpcError) -> str:
     """What gRPC says of it, in one short line without the address."""
     text = str(error.details() or error.code().name).rpartition("last error: ")[2]
+    if "ping timeout" in text or "watchdog" in text:
+        return "no answer to a ping for 5 s"
     return " ".join(re.sub(r"(UNKNOWN|UNAVAILABLE): |ipv[46]:\S+ ", "", text).split())[:160]
 
 

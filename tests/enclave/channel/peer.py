@@ -46,7 +46,7 @@ def main(homes: str, rank: int, deadline_s: float, size: int) -> None:
             for peer in cards:
                 channel.receive(peer, step, "open", size)
             step += 1
-            if step == 20:
+            if step == 3:
                 say(ready=True)
     except EnclaveError as error:
         channel.close(error)
