@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["conclude", "load_result"]
 
 _STATEMENT_S = 10.0
-_METRICS = ("accuracy", "auc", "rmse", "r2")
 _PREDICTIONS = "predictions.csv"
 
 
@@ -64,6 +63,7 @@ def conclude(
         folder=folder.path,
         seconds=finished.seconds,
         receipt_ok=False,
+        classes=_classes(spec),
         predictions=found.predictions,
         model=model,
     )
@@ -119,6 +119,7 @@ def load_result(folder: JobFolder) -> JobResult:
         folder=folder.path,
         seconds=value["seconds"],
         receipt_ok=value["receipt_ok"],
+        classes=_classes(spec),
         predictions=predictions,
         model=model,
         problems=tuple(value["problems"]),
@@ -129,10 +130,18 @@ def load_result(folder: JobFolder) -> JobResult:
 
 
 def _metrics(found: Result) -> dict[str, Any]:
-    metrics: dict[str, Any] = {name: getattr(found, name) for name in _METRICS if getattr(found, name) is not None}
+    figures = {"accuracy": found.accuracy, "auc": found.auc, "rmse": found.rmse, "r2": found.r2}
+    metrics: dict[str, Any] = {name: figure for name, figure in figures.items() if figure is not None}
     if found.confusion is not None:
         metrics["confusion"] = [[int(n) for n in row] for row in found.confusion]
     return metrics
+
+
+def _classes(spec: JobSpec) -> tuple[str, ...]:
+    target = spec.encoding.target
+    if target is None or target.classes is None:
+        return ()
+    return tuple("/".join(c.values) or ("missing" if c.missing else "other") for c in target.classes.classes)
 
 
 def _model(spec: JobSpec, found: Result) -> Model | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enclave import __version__
-from enclave.errors import BadInput, BadSpec, EnclaveError, PolicyRefused, SessionError
+from enclave.errors import BadData, BadInput, BadSpec, EnclaveError, PolicyRefused, SessionError
 from enclave.identity import Card, Identity
 from enclave.messages import DatasetRef, DescribeReply, Encoding, JobSpec
 from parties.buyer.records import REQUEST, SPEC, WEIGHTS, JobFolder
@@ -98,6 +98,7 @@ def evaluation(
     """
     from enclave.models import Model, check_ranges, read_model
 
+    _check_columns(parties, encoding)
     read = model if isinstance(model, Model) else read_model(model)
     salt = secrets.token_bytes(_SALT_BYTES)
     outputs = tuple(dict.fromkeys(metrics)) + (("predictions",) if predictions else ())
@@ -127,6 +128,7 @@ def training(
     terms: Terms,
 ) -> Draft:
     """The draft of a training; raises BadInput where kind, target, metrics and schedule do not fit."""
+    _check_columns(parties, encoding)
     try:
         architecture, plan = trained_network(schedule, encoding)
     except BadSpec as error:
@@ -236,6 +238,19 @@ def ended(record: JobRecord) -> EnclaveError:
         return PolicyRefused(public, rules=tuple(reason.rule for reason in record.reasons))
     code = record.reasons[0].rule if record.reasons else "session.ended"
     return SessionError(public, code=code, hint="propose it again as a new job")
+
+
+def _check_columns(parties: Parties, encoding: Encoding) -> None:
+    """Raises BadData for a column that an owner does not describe; the owner would refuse the job, and record it."""
+    used = [feature.column for feature in encoding.features]
+    if encoding.target is not None:
+        used.append(encoding.target.column)
+    for offer in parties.offers:
+        known = [column.name for column in offer.info.columns]
+        missing = [name for name in used if name not in known]
+        if missing:
+            shown = ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+            raise BadData(f"{offer.name} has no column {', '.join(missing[:8])}", hint=f"its columns: {shown}")
 
 
 def _check(spec: JobSpec) -> None:

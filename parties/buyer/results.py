@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,7 @@ class JobResult:
     Attributes:
         metrics: released figures by name; numbers, and the confusion matrix as rows (true) of columns (predicted).
         planned, measured: what the plan said, and what this party's links and the other parties' statements say.
+        classes: names of the target's classes, in the order of the confusion matrix.
         folder: specification, receipt, leakage report and result of this job.
         seconds: from the proposal to the released result; waiting for approval is not counted.
     """
@@ -94,6 +96,7 @@ class JobResult:
     folder: Path
     seconds: float
     receipt_ok: bool
+    classes: tuple[str, ...] = ()
     predictions: NDArray[Any] | None = field(default=None, repr=False)
     model: Model | None = field(default=None, repr=False)
     problems: tuple[str, ...] = ()
@@ -162,7 +165,8 @@ class JobResult:
             "kind": self.kind,
             "state": "RELEASED",
             "rows": self.rows,
-            "metrics": dict(self.metrics),
+            "metrics": {name: _finite(figure) for name, figure in self.metrics.items()},
+            "classes": list(self.classes),
             "planned": self.planned.to_json(),
             "measured": self.measured.to_json(),
             "seconds": round(self.seconds, 3),
@@ -170,6 +174,11 @@ class JobResult:
             "problems": list(self.problems),
             "folder": str(self.folder),
         }
+
+
+def _finite(figure: Any) -> Any:
+    # JSON has no NaN: an AUC over rows of one class is null.
+    return None if isinstance(figure, float) and not math.isfinite(figure) else figure
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,7 +112,11 @@ _ENDS = {"FAILED": "failed", "WITHDRAWN": "was withdrawn", "EXPIRED": "expired"}
 
 def refused_by(refusals: Mapping[str, Sequence[Reason]]) -> PolicyRefused:
     """The error for a job that one or more nodes refuse, with every rule that decided."""
-    said = [f"{name}: {reason.text} ({reason.rule})" for name, reasons in refusals.items() for reason in reasons]
+    several = len(refusals) > 1
+    said = [
+        f"{name}: " * several + "; ".join(f"{reason.text} ({reason.rule})" for reason in reasons)
+        for name, reasons in refusals.items()
+    ]
     rules = tuple(dict.fromkeys(reason.rule for reasons in refusals.values() for reason in reasons))
     return PolicyRefused(
         f"refused by {', '.join(refusals)}: " + ("; ".join(said) or "no reason given"),

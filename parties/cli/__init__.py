@@ -46,25 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _commands(group: str) -> Mapping[str, Command]:
-    if group in ("owner", "dealer"):
-        from parties.cli import nodes
-
-        return nodes.COMMANDS
-    if group == "buyer":
-        from parties.cli import buying
-
-        return buying.COMMANDS
-    if group == "auditor":
-        from parties.cli import auditing
-
-        return auditing.COMMANDS
-    if group == "demo":
-        from parties.cli import showing
-
-        return showing.COMMANDS
-    from parties.cli import identities
-
-    return identities.COMMANDS
+    match group:
+        case "owner" | "dealer":
+            from parties.cli.nodes import COMMANDS as commands
+        case "buyer":
+            from parties.cli.buying import COMMANDS as commands
+        case "auditor":
+            from parties.cli.auditing import COMMANDS as commands
+        case "demo":
+            from parties.cli.showing import COMMANDS as commands
+        case _:
+            from parties.cli.identities import COMMANDS as commands
+    return commands
 
 
 def _usage(error: UsageError, *, as_json: bool) -> int:

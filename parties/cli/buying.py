@@ -194,7 +194,7 @@ def result_text(result: JobResult) -> str:
     lines = []
     for name, figure in result.metrics.items():
         if name == "confusion":
-            lines.append(_confusion_text(figure))
+            lines.append(_confusion_text(figure, result.classes))
         else:
             lines.append(f"{name:<12} {figure:.4f}")
     if result.predictions is not None:
@@ -215,10 +215,10 @@ def result_text(result: JobResult) -> str:
     return "\n".join(lines)
 
 
-def _confusion_text(matrix: Sequence[Sequence[int]]) -> str:
-    rows = [(f"true {i}", *(f"{n:,}" for n in row)) for i, row in enumerate(matrix)]
-    headers = ("confusion", *(f"said {i}" for i in range(len(matrix))))
-    return table(headers, rows, right=tuple(range(1, len(matrix) + 1)))
+def _confusion_text(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    names = [name if len(name) <= 16 else name[:15] + "…" for name in classes]
+    rows = [(f"  is {name}", *(f"{n:,}" for n in row)) for name, row in zip(names, matrix, strict=True)]
+    return table(("confusion", *(f"said {name}" for name in names)), rows, right=tuple(range(1, len(names) + 1)))
 
 
 # ---- arguments to values, values to files

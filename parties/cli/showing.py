@@ -42,7 +42,6 @@ def _job_text(job: Job, console: Console) -> str:
     costs += [
         (f"  sent by {name}", f"{job.measured.sent_by(name):,}", f"{job.planned.sent_by(name):,}") for name in names
     ]
-    learned = [f"  {view.party} ({view.role})\n" + _learned(view.sees, view.hidden) for view in job.views]
     receipt = "signed by all, and in order" if not job.failed_checks else "; ".join(job.failed_checks)
     took = f"{seconds_text(job.seconds)}, {bytes_text(job.measured.total_bytes)}"
     return "\n".join(
@@ -55,7 +54,7 @@ def _job_text(job: Job, console: Console) -> str:
             _indented(table(("", "measured", "planned"), costs, right=(1, 2))),
             "",
             console.style("bold", "  What each party learned"),
-            *learned,
+            *_learned(job),
             "",
             f"  receipt  {job.receipt}",
             f"           {job.checks} checks by the auditor, offline: "
@@ -65,8 +64,16 @@ def _job_text(job: Job, console: Console) -> str:
     )
 
 
-def _learned(sees: tuple[str, ...], hidden: tuple[str, ...]) -> str:
-    return "\n".join([*(f"    + {line}" for line in sees), *(f"    - never {line}" for line in hidden)])
+def _learned(job: Job) -> list[str]:
+    """What each party saw. What all who compute have in common is said once, at the top."""
+    computing = [view for view in job.views if view.role in ("owner", "buyer")]
+    common = [line for line in computing[0].sees if all(line in view.sees for view in computing)]
+    lines = [f"  all who compute: {'; '.join(common)}"]
+    for view in job.views:
+        lines.append(f"  {view.party} ({view.role})")
+        lines += [f"    saw        {line}" for line in view.sees if line not in common or view not in computing]
+        lines += [f"    never saw  {line}" for line in view.hidden]
+    return lines
 
 
 def _end_text(outcome: DemoOutcome, console: Console) -> str:
