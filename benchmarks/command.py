@@ -1,0 +1,126 @@
+"""The command line of the benchmarks.
+
+    python -m benchmarks list [--suite jobs]
+    python -m benchmarks run --suite jobs --cases 'evaluate/*' --systems enclave,plain --out results.jsonl
+    python -m benchmarks compare results.jsonl [--json]
+
+Data sets are read from --data, by default $ENCLAVE_DATA; cases that need none run without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from benchmarks.comparison import compare, table
+from benchmarks.measurement import append, read
+from benchmarks.suite import Suite, suites
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    repeat: int
+    data: Path | None
+    say: Callable[[str], None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 a case failed, 2 wrong usage."""
+    args = _parser().parse_args(arguments)
+    try:
+        return int(args.command(args))
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure what this project computes.")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = verbs.add_parser("list", help="name the cases")
+    listing.add_argument("--suite", choices=sorted(suites()), help="default: all")
+    listing.set_defaults(command=_list)
+
+    run = verbs.add_parser("run", help="measure cases and append one JSON line per case and system")
+    run.add_argument("--suite", choices=sorted(suites()), required=True)
+    run.add_argument("--cases", default="*", metavar="GLOB", help="a pattern, or the exact name of an unlisted case")
+    run.add_argument("--systems", default="enclave,plain", metavar="A,B", help="default enclave,plain")
+    run.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="lines are appended")
+    run.add_argument("--repeat", type=_count, default=1, metavar="N", help="default 1")
+    default = os.environ.get("ENCLAVE_DATA")
+    run.add_argument("--data", type=Path, default=Path(default) if default else None, metavar="DIR")
+    run.set_defaults(command=_run)
+
+    comparing = verbs.add_parser("compare", help="set the systems of a results file side by side")
+    comparing.add_argument("file", type=Path, metavar="FILE.jsonl")
+    comparing.add_argument("--json", action="store_true", help="print JSON for machines")
+    comparing.set_defaults(command=_compare)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
+def _list(args: argparse.Namespace) -> int:
+    for name, suite in suites().items():
+        if args.suite in (None, name):
+            print(f"suite {name}, systems {', '.join(suite.systems)}")
+            rows = suite.listed()
+            width = max(len(case) for case, _ in rows)
+            for case, text in rows:
+                print(f"  {case.ljust(width)}  {text}")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    suite = suites()[args.suite]
+    wanted = [name.strip() for name in args.systems.split(",")]
+    unknown = sorted(set(wanted) - set(suite.systems))
+    if unknown:
+        raise ValueError(f"suite {suite.name} has no system {unknown[0]!r}: expected {', '.join(suite.systems)}")
+    if not args.out.parent.is_dir():
+        raise ValueError(f"the directory {args.out.parent} does not exist")
+    settings = _Settings(args.repeat, args.data, _say)
+    failed = 0
+    for name in _select(suite, args.cases):
+        for found in suite.measure(name, list(dict.fromkeys(wanted)), settings):
+            append(args.out, found)
+            failed += found.error is not None
+            _say(f"{found.case}  {found.system}  {found.error or _summary(found.accuracy, found.auc, found.median_s)}")
+    return 1 if failed else 0
+
+
+def _select(suite: Suite, pattern: str) -> list[str]:
+    matched = [name for name, _ in suite.listed() if fnmatchcase(name, pattern)]
+    if not matched and suite.exists(pattern):
+        matched = [pattern]
+    if not matched:
+        raise ValueError(f"no case of suite {suite.name} matches {pattern!r}: see `python -m benchmarks list`")
+    return matched
+
+
+def _summary(accuracy: float | None, auc: float | None, median_s: float | None) -> str:
+    figures = (("accuracy", accuracy, ".4f"), ("auc", auc, ".4f"), ("s", median_s, ".2f"))
+    return ", ".join(f"{name} {value:{form}}" for name, value, form in figures if value is not None)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    rows = compare(read(args.file))
+    print(json.dumps(rows, indent=2) if args.json else table(rows))
+    return 0

@@ -1,0 +1,107 @@
+"""The plaintext twin: the same algorithm and schedule in float64 by torch, with nothing of our engines or gradients.
+
+Only what is public constant is shared with the encrypted job: the order of rows, the composition of batches, the
+initial weights. Gradients are torch's own.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.jobs.job import Job, Outcome, figures, specification
+
+if TYPE_CHECKING:
+    from enclave.messages import JobSpec
+    from enclave.models import Model
+
+__all__ = ["run_plain"]
+
+
+def run_plain(job: Job) -> Outcome:
+    """Runs the job in the clear on all rows together."""
+    rows = job.rows()
+    features = [source.features(0, source.rows) for source in rows.values()]
+    targets = [source.targets(0, source.rows) for source in rows.values()]
+    if job.model is not None:
+        started_s = time.perf_counter()
+        found = figures(job.model, np.concatenate(features), np.concatenate(targets), auc="auc" in job.metrics)
+        return Outcome(found, time.perf_counter() - started_s)
+    spec = specification(job)
+    started_s = time.perf_counter()
+    model = _descend(spec, features, targets)
+    seconds = time.perf_counter() - started_s
+    return Outcome(job.score(model), seconds, model)
+
+
+def _descend(spec: JobSpec, features: list[Any], targets: list[Any]) -> Model:
+    import torch
+
+    from enclave.models import Model
+    from enclave.workloads.blocks import batches
+    from enclave.workloads.dense import DenseNetwork
+    from enclave.workloads.public_random import public_permutation
+
+    training = spec.training
+    assert training is not None
+    torch.set_num_threads(1)  # as every party of an encrypted job
+    network = DenseNetwork(spec.architecture)
+    parameters = _parameters(network, training.init_seed)
+    for rank, (x, y) in enumerate(zip(features, targets, strict=True)):
+        order = public_permutation(training.shuffle_seed, f"rows of rank {rank}", len(x))
+        features[rank], targets[rank] = torch.from_numpy(x[order]), torch.from_numpy(y[order])
+    decayed = {layer.weight for layer in network.layers}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in parameters.items() if name in decayed], "weight_decay": training.l2},
+        {"params": [p for name, p in parameters.items() if name not in decayed]},
+    ]
+    optimiser = torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum)
+    segments = batches([len(x) for x in features], training.batch_rows)
+    for _ in range(training.epochs):
+        for segment in segments:
+            for index in range(segment.count):
+                at = [start + index * size for start, size in zip(segment.starts, segment.sizes, strict=True)]
+                parts = [slice(start, start + size) for start, size in zip(at, segment.sizes, strict=True)]
+                x = torch.cat([rows[part] for rows, part in zip(features, parts, strict=True)])
+                y = torch.cat([rows[part] for rows, part in zip(targets, parts, strict=True)])
+                optimiser.zero_grad()
+                loss: Any = _loss(training.loss, _forward(network, parameters, x), y)
+                loss.backward()
+                optimiser.step()
+    return Model(spec.architecture, {name: value.detach().numpy() for name, value in parameters.items()})
+
+
+def _parameters(network: Any, seed: int) -> dict[str, Any]:
+    import torch
+
+    flat, found, start = network.initial(seed), dict[str, Any](), 0
+    for name, shape in network.parameters:
+        size = int(np.prod(shape))
+        found[name] = torch.tensor(flat[start : start + size].reshape(shape), requires_grad=True)
+        start += size
+    return found
+
+
+def _forward(network: Any, parameters: dict[str, Any], x: Any) -> Any:
+    import torch
+
+    activations = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+    for layer in network.layers:
+        x = x @ parameters[layer.weight]
+        if layer.bias is not None:
+            x = x + parameters[layer.bias]
+        if layer.activation is not None:
+            x = activations[layer.activation](x)
+    return x
+
+
+def _loss(kind: str, outputs: Any, y: Any) -> Any:
+    from torch.nn import functional
+
+    if kind == "squared":
+        return functional.mse_loss(outputs[:, 0], y) / 2
+    if kind == "logistic":
+        return functional.binary_cross_entropy_with_logits(outputs[:, 0], y.to(outputs.dtype))
+    return functional.cross_entropy(outputs, y)
