@@ -9,6 +9,7 @@ import numpy as np
 
 from enclave.errors import BadModel
 from enclave.models.onnx_shapes import (
+    axes_of,
     concat,
     flatten,
     gather,
@@ -144,9 +145,7 @@ def _whole_image(graph: OnnxGraph, node: OnnxNode, value: str, op: str) -> str:
 def _reduce_mean(graph: OnnxGraph, node: OnnxNode) -> None:
     value = graph.row(node.optional(0))
     rank = len(graph.builder.shape(value)) + 1
-    axes = node.integers("axes")
-    if axes is None:
-        axes = [int(a) for a in graph.constant(node.optional(1), "axes")]
+    axes = axes_of(graph, node) or []
     if sorted(a + rank if a < 0 else a for a in axes) != [2, 3] or rank != 4:
         raise BadModel(f"only the mean over a whole image is supported, found axes {axes}")
     layer = _whole_image(graph, node, value, "avg_pool2d")

@@ -139,7 +139,8 @@ def decode_tensor(tensor: Any) -> np.ndarray[Any, Any]:
         raw = onnx.numpy_helper.to_array(tensor)
     except (ValueError, TypeError, IndexError) as error:
         raise BadModel(f"tensor {tensor.name!r} holds fewer or more data than its shape declares") from error
-    array: np.ndarray[Any, Any] = raw.astype(np.float64 if kind == "float" else np.int64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is refused below, without a warning
+        array: np.ndarray[Any, Any] = raw.astype(np.float64 if kind == "float" else np.int64)
     if not np.isfinite(array).all():
         raise BadModel(f"weight {tensor.name!r} holds NaN or infinite values")
     return array

@@ -14,7 +14,7 @@ from enclave.errors import BadModel
 from enclave.models.graph import Shape
 from enclave.models.onnx_values import AnyArray, OnnxGraph, OnnxNode
 
-__all__ = ["concat", "flatten", "gather", "reshape", "shape_of", "squeeze", "transpose", "unsqueeze"]
+__all__ = ["axes_of", "concat", "flatten", "gather", "reshape", "shape_of", "squeeze", "transpose", "unsqueeze"]
 
 
 def flatten(graph: OnnxGraph, node: OnnxNode) -> None:
@@ -30,7 +30,7 @@ def flatten(graph: OnnxGraph, node: OnnxNode) -> None:
 def reshape(graph: OnnxGraph, node: OnnxNode) -> None:
     """Reshape with constant sizes that leaves the batch axis alone."""
     name = node.optional(0)
-    sizes = [int(n) for n in _integers(graph.constant(node.optional(1), "the shape"))]
+    sizes = [int(n) for n in _integers(graph.constant(node.optional(1), "the shape")).ravel()]
     if name is not None and graph.is_constant(name):
         try:
             graph.set_constant(node, graph.constant(name, "the input").reshape(sizes))
@@ -68,7 +68,7 @@ def _reshaped(graph: OnnxGraph, node: OnnxNode, value: str, sizes: list[int]) ->
 
 def squeeze(graph: OnnxGraph, node: OnnxNode) -> None:
     """Drops axes of size 1, never the batch."""
-    axes = _axes(graph, node)
+    axes = axes_of(graph, node)
     name = node.optional(0)
     if name is not None and graph.is_constant(name):
         value = graph.constant(name, "the input")
@@ -95,7 +95,7 @@ def squeeze(graph: OnnxGraph, node: OnnxNode) -> None:
 
 def unsqueeze(graph: OnnxGraph, node: OnnxNode) -> None:
     """Adds axes of size 1 behind the batch."""
-    axes = _axes(graph, node)
+    axes = axes_of(graph, node)
     if axes is None:
         raise BadModel("axes must be given")
     name = node.optional(0)
@@ -148,6 +148,8 @@ def concat(graph: OnnxGraph, node: OnnxNode) -> None:
         except ValueError as error:
             raise BadModel("constants of these shapes do not join") from error
         return
+    if not node.inputs:
+        raise BadModel("there is nothing to join")
     layers = [graph.row(name) for name in node.inputs]
     rank = len(graph.builder.shape(layers[0])) + 1
     axis += rank if axis < 0 else 0
@@ -192,11 +194,11 @@ def _to(graph: OnnxGraph, node: OnnxNode, value: str, shape: Shape) -> str:
     return graph.builder.layer("reshape", node.label, [value], ints=shape)
 
 
-def _axes(graph: OnnxGraph, node: OnnxNode) -> list[int] | None:
+def axes_of(graph: OnnxGraph, node: OnnxNode) -> list[int] | None:
     """From the attribute (before opset 13) or the second input."""
     axes = node.integers("axes")
     if axes is None and node.optional(1) is not None:
-        axes = [int(a) for a in np.atleast_1d(_integers(graph.constant(node.optional(1), "axes")))]
+        axes = [int(a) for a in _integers(graph.constant(node.optional(1), "axes")).ravel()]
     return axes
 
 

@@ -33,8 +33,9 @@ def read_torch(module: Any, input_shape: Sequence[int]) -> Model:
     if not isinstance(module, torch.nn.Module):
         raise BadModel(f"expected a torch.nn.Module, found {type(module).__name__}")
     evaluated = copy.deepcopy(module).eval()
-    # A single layer is a leaf: wrapped, it becomes a graph of one node.
-    root = torch.nn.Sequential(evaluated) if type(evaluated) in MODULES else evaluated
+    # A single layer of torch.nn would be traced through; wrapped, it is a node that is read by its type.
+    single = fx.Tracer().is_leaf_module(evaluated, "")
+    root = torch.nn.Sequential(evaluated) if single else evaluated
     try:
         traced = fx.symbolic_trace(root)
     except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError, NotImplementedError) as error:
