@@ -2,8 +2,8 @@
 
 One session is one process per rank and one stream per pair of ranks. A frame carries (step, label, size), and
 the receiver says which one it expects: anything else is `Desynchronised` at once. The same code frames, counts,
-and ends sessions over gRPC (`open_channel` in `enclave.channel.sessions`), between threads (`memory_network` in
-`enclave.channel.memory`), and under injected faults (`enclave.channel.fault`).
+and ends sessions over gRPC (`enclave.channel.grpc_link.open_channel`), between threads
+(`enclave.channel.memory.memory_network`), and under injected faults (`enclave.channel.fault`).
 
 Discussion: the flow control of HTTP/2 alone would bound memory too, by not reading, but then nobody could tell a
 party with a full inbox that the session has ended. So every link has a window of its own: a sender holds data

@@ -127,4 +127,9 @@ def parse(message: bytes) -> Head:
     label = message[HEAD_BYTES : HEAD_BYTES + label_bytes] if kind == FRAME else b""
     if not HELLO <= kind <= ABORT or len(label) > MAX_LABEL_BYTES or len(message) > MAX_MESSAGE_BYTES:
         raise ValueError(f"a message of unknown kind {kind}, {len(message)} bytes long")
-    return Head(kind, step, value, label.decode(errors="replace"), body.decode(errors="replace"))
+    return Head(kind, step, value, _readable(label), _readable(body))
+
+
+def _readable(text: bytes) -> str:
+    """A peer's text as it may stand in an error message: no control characters, no line ends."""
+    return "".join(c if c.isprintable() else "?" for c in text.decode(errors="replace"))

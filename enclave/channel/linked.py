@@ -161,25 +161,23 @@ class LinkedChannel:
 
     def _take(self, link: Link, step: int, label: str) -> bytes:
         begin, told = time.monotonic(), False
-        try:
-            while True:
-                left = begin + self._deadline_s * (1.0 if told else 0.25) - time.monotonic()
-                try:
-                    message = link.take(max(left, 0.0))
-                except Empty:
-                    if told:
-                        raise self._fail(self._blame(link, step, label)) from None
-                    # The others must know that we are not the ones to blame when their own wait ends.
-                    told = True
-                    self._tell(link.rank)
-                    continue
-                if message is not None:
-                    return message
-                if self._failure is not None:
-                    raise self._failure
-        finally:
-            if told:
-                self._tell(frames.NOBODY)
+        while True:
+            left = begin + self._deadline_s * (1.0 if told else 0.25) - time.monotonic()
+            try:
+                message = link.take(max(left, 0.0))
+            except Empty:
+                if told:
+                    raise self._fail(self._blame(link, step, label)) from None
+                # The others must know that we are not the ones to blame when their own wait ends.
+                told = True
+                self._tell(link.rank)
+                continue
+            if message is not None:
+                if told:
+                    self._tell(frames.NOBODY)
+                return message
+            if self._failure is not None:
+                raise self._failure
 
     def _tell(self, rank: int) -> None:
         message = frames.control(frames.WAITING, self._step, rank)

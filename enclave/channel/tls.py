@@ -9,7 +9,6 @@ program calls before it imports anything else, and hence no module of this packa
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 import ssl
@@ -121,18 +120,32 @@ def peer_card(context: grpc.ServicerContext, trust: TrustStore) -> Card:
     return trust.by_certificate(shown[0])
 
 
-def accepts_tls12(host: str, port: int, timeout_s: float = 3.0) -> bool:
-    """Whether the server there would answer a client that offers TLS 1.2 at most."""
+def accepts_tls12(host: str, port: int, timeout_s: float = 10.0) -> bool:
+    """Whether the server there would answer a client that offers TLS 1.2 at most.
+
+    False also where this machine's own OpenSSL cannot offer it.
+
+    Raises:
+        EnclaveError: there is no answer at all.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    with contextlib.suppress(ssl.SSLWantReadError):
+    try:
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
         context.wrap_bio(incoming, outgoing, server_hostname=_SERVER_NAME).do_handshake()
+    except ssl.SSLWantReadError:
+        pass  # the greeting is written, the answer is to be read
+    except (ssl.SSLError, ValueError):
+        return False
     # A server hello is a handshake record (22); a refusal is an alert (21) or the end of the connection.
-    with contextlib.suppress(ConnectionResetError), socket.create_connection((host, port), timeout_s) as probe:
-        probe.sendall(outgoing.read())
-        return probe.recv(1) == b"\x16"
-    return False
+    try:
+        with socket.create_connection((host, port), timeout_s) as probe:
+            probe.sendall(outgoing.read())
+            return probe.recv(1) == b"\x16"
+    except ConnectionResetError:
+        return False
+    except OSError as error:
+        raise EnclaveError(f"{host}:{port} does not answer: {error}", code="internal.tls") from error

@@ -138,7 +138,7 @@ class ChannelContract:
         assert 0.3 < time.monotonic() - begin < 3
 
     def test_the_one_that_waits_is_not_blamed(self, network: Callable[[float], Channels]) -> None:
-        a, b, c = network(1.0)
+        a, b, c = network(2.0)
 
         def wait(me: LinkedChannel, peer: int) -> object:
             try:
@@ -159,7 +159,7 @@ class ChannelContract:
         assert caught.value.who == "cyd"
 
     def test_a_circle_of_waits_has_one_name(self, network: Callable[[float], Channels]) -> None:
-        channels = network(0.6)
+        channels = network(2.0)
 
         def wait(me: LinkedChannel) -> None:
             me.receive((me.rank + 1) % 3, 1, "x", 8)

@@ -122,7 +122,8 @@ def test_frames_come_apart_as_they_were_put_together(step: int, label: str, part
     data = b"".join(parts)
     (message,) = frames.messages(step, label, list(parts), len(data))
     head = frames.parse(message)
-    assert (head.kind, head.step, head.value, head.label) == (frames.FRAME, step, len(data), label)
+    assert (head.kind, head.step, head.value) == (frames.FRAME, step, len(data))
+    assert head.label == "".join(c if c.isprintable() else "?" for c in label)
     size = len(frames.frame_head(step, label, len(data)))
     assert size % 16 == 0
     assert message[size:] == data
@@ -155,3 +156,10 @@ def test_the_format_is_fixed() -> None:
 def test_what_is_no_message_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="message"):
         frames.parse(text.encode("latin-1"))
+
+
+def test_a_peer_cannot_write_lines_into_a_log() -> None:
+    link = Link(1, "bob")
+    link.deliver(frames.control(frames.ABORT, 3, 1, "gone\n2026-01-01 admitted eve\x1b[2J"))
+    (failure,) = failures(link)
+    assert str(failure.as_error(("ada", "bob"), 3)) == "lost bob at step 3: gone?2026-01-01 admitted eve?[2J"
