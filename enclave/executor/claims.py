@@ -39,8 +39,8 @@ def node_claims(profile: str) -> tuple[str, ...]:
     )
 
 
-def untrue(spec: JobSpec) -> tuple[str, ...]:
-    """Claims of `job_claims` that do not hold in this process, in words. A production node joins no such job."""
+def untrue(spec: JobSpec | None = None) -> tuple[str, ...]:
+    """Claims that do not hold in this process (and for this job), in words. A production node does not run then."""
     from enclave.channel.tls import require_tls13
 
     found = []
@@ -48,10 +48,11 @@ def untrue(spec: JobSpec) -> tuple[str, ...]:
         require_tls13()
     except EnclaveError as error:
         found.append(error.public)
-    if spec.dealer.key_id in {party.key_id for party in spec.compute_parties}:
+    debugging = sorted(name for name in _DEBUG_VARIABLES if os.environ.get(name))
+    if debugging or sys.flags.dev_mode:
+        found.append(f"a debug mode is switched on: {', '.join(debugging) or 'python -X dev'}")
+    if spec is not None and spec.dealer.key_id in {party.key_id for party in spec.compute_parties}:
         found.append("the dealer also computes")
-    if any(os.environ.get(name) for name in _DEBUG_VARIABLES) or sys.flags.dev_mode:
-        found.append("a debug mode of a library is switched on")
     return tuple(found)
 
 

@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 MAX_FRAME_BYTES = 64 << 20
+_SEE_LOG = "the operator finds the details in the log"
 V = TypeVar("V", bound=Value)
 
 # Only classes listed here come out of a Failure; any other kind becomes a plain EnclaveError that keeps its code.
@@ -73,7 +74,10 @@ class Failure(Value):
     def of(cls, error: BaseException) -> Failure:
         """The failure that says what `error` says; an error of no known kind is "internal" and says nothing."""
         if not isinstance(error, EnclaveError):
-            return cls("internal", "internal error", hint="the operator finds the details in the log")
+            return cls("internal", "internal error", hint=_SEE_LOG)
+        if isinstance(error, errors.StoreError):
+            # Its text has paths of this machine.
+            return cls(error.code, "this party's storage failed", hint=_SEE_LOG, kind=errors.StoreError.code)
         plain = cls(error.code, error.public, hint=error.hint, kind=type(error).code)
         match error:
             case errors.PolicyRefused():

@@ -22,6 +22,7 @@ from enclave.engines.interface import Engine, Permit
 from enclave.errors import Desynchronised, EnclaveError, PlanMismatch, PolicyRefused, SessionError
 from enclave.executor.assignment import Assignment, read_job
 from enclave.executor.evidence import Evidence
+from enclave.executor.orders import Failure
 from enclave.leakage.audit import OpeningAudit
 from enclave.messages import JobSpec, LinkTraffic, Signed, Transcript
 
@@ -179,7 +180,8 @@ def run_session(
         channel.close()
         return result
     except EnclaveError as error:
-        channel.close(error)
+        # The peers read this; the text of a storage error has paths of this machine.
+        channel.close(Failure.of(error).error())
         raise
     except BaseException:
         channel.close(SessionError(f"{identity.name} stopped", code="session.stopped"))

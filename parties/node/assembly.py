@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import enclave
 from enclave.clock import Clock, SystemClock
-from enclave.errors import PlanMismatch, Untrusted
+from enclave.errors import PlanMismatch, Refused, Untrusted
 from enclave.executor.catalogue import Catalogue
-from enclave.executor.claims import node_claims
+from enclave.executor.claims import node_claims, untrue
 from enclave.executor.local import LocalExecutor
 from enclave.executor.session import plan_job
 from enclave.identity import Identity, TrustStore
@@ -77,6 +77,7 @@ def open_node(home: Path, *, role: str = "", clock: Clock | None = None, silence
 
     Raises:
         BadInput: the port is in use, or the configuration is wrong.
+        Refused: the production profile, in a process where a claim would be false.
         Untrusted: the home's role does not run a node, or its certificate has expired.
         StoreError: another process serves this home, the store is of a newer version or damaged, the disk is full.
     """
@@ -85,6 +86,13 @@ def open_node(home: Path, *, role: str = "", clock: Clock | None = None, silence
     if identity.role not in ((role,) if role else ("owner", "dealer")):
         raise Untrusted(f"{home} is the home of a {identity.role}, expected {role or 'owner or dealer'}")
     config, trust = NodeConfig.load(home), TrustStore(home, clock)
+    false = untrue() if config.production else ()
+    if false:
+        raise Refused(
+            f"a claim of this node's receipts would be false: {'; '.join(false)}",
+            hint='switch it off, or set profile = "development" in node.toml',
+            code="refused.claims",
+        )
     store = open_store(home, config)
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)

@@ -26,7 +26,7 @@ from enclave.executor.session import Sealing
 from enclave.jobs import FINAL, Jobs
 from enclave.messages import JobSpec, Reason, sha256
 
-__all__ = ["Peers", "Runner"]
+__all__ = ["Desk", "Peers", "Runner"]
 
 _STOP_PATIENCE_S = 3.0
 _PEERS_EVERY_S = 2.0
@@ -116,22 +116,20 @@ class Runner:
 
     # ---- the job's thread
     def _run(self) -> None:
-        outcome = Outcome(Failure.of(SessionError("the worker stopped unexpectedly", code="session.worker")))
         try:
             outcome = self._session()
         except EnclaveError as error:
             self._log.error("job %s: %s", self.spec.job_id, error.public)
             outcome = Outcome(Failure.of(self._cancelled or error))
-        except Exception:
-            self._log.exception("job %s", self.spec.job_id)
-            raise
+        try:
+            self._end(outcome)
+        except EnclaveError as error:
+            # The disk is full, say. The lease runs out, and the job fails when it can be written.
+            self._log.error("job %s: its end cannot be recorded: %s", self.spec.job_id, error.public)
         finally:
-            try:
-                self._end(outcome)
-            finally:
-                self._listening.set()
-                self._over.set()
-                self._done(self)
+            self._listening.set()
+            self._over.set()
+            self._done(self)
 
     def _session(self) -> Outcome:
         worker = self._desk.executor.take(self.spec.job_id)

@@ -1,23 +1,15 @@
-"""The one servicer of owners and dealers, and the loop that hands jobs to workers. It knows no role by name.
-
-Workers are a node's scarce good, and a job needs one at several nodes at once. A job holds its worker from `Start`
-on; buyers take workers at one node after the other in the order of key ids (`start_everywhere`), which is why no
-two jobs can hold what the other waits for. A node relies on nobody for that: a job whose session has not begun and
-whose buyer is silent loses its worker.
-"""
+"""The one servicer of owners and dealers. It knows no role by name: policies, limits and data sets differ."""
 
 from __future__ import annotations
 
-import logging
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from enclave.clock import Clock
-from enclave.errors import EnclaveError, NotReady, Refused, SessionError, StoreError, Untrusted
+from enclave.errors import NotReady, Refused, SessionError, Untrusted
 from enclave.executor.assignment import read_job
 from enclave.executor.local import LocalExecutor
-from enclave.executor.orders import Order, Outcome
+from enclave.executor.orders import Outcome
 from enclave.executor.session import Sealing
 from enclave.identity import Card, Identity, TrustStore, verify
 from enclave.jobs import FINAL, JobRecord, Jobs
@@ -25,13 +17,12 @@ from enclave.messages import Decision, DescribeReply, JobRef, JobSpec, JobStatus
 from enclave.receipts import MAX_RECEIPT_BYTES, countersign, verify_receipt
 from parties.config import NodeConfig
 from parties.node.admission import Admission
-from parties.node.runner import Desk, Peers, Runner
+from parties.node.leases import Leases
+from parties.node.runner import Desk, Peers
 from parties.node.statements import Statements
 
 __all__ = ["Node", "Parts"]
 
-_TICK_S = 0.5
-_CONNECT_S = 86_400.0  # a session's start is bounded by its buyer's patience, see Runner
 _CLOCK_SKEW_S = 300
 
 
@@ -60,14 +51,7 @@ class Node:
     def __init__(self, parts: Parts) -> None:
         self._p = parts
         self._jobs = parts.jobs
-        self._log = logging.getLogger(__name__)
-        self._lock = threading.Lock()
-        self._runners: dict[str, Runner] = {}
-        self._waiting: dict[str, float] = {}
-        self._wake = threading.Event()
-        self._closing = False
-        self._loop: threading.Thread | None = None
-        self._desk = Desk(
+        desk = Desk(
             jobs=parts.jobs,
             executor=parts.executor,
             peers=parts.peers,
@@ -77,34 +61,26 @@ class Node:
             silence_s=parts.silence_s,
             monotonic_s=parts.clock.monotonic_s,
         )
+        self._leases = Leases(
+            desk,
+            parts.identity,
+            parts.config,
+            settle=parts.statements.write,
+            decide=lambda record: self._decide(record, record.spec()),
+        )
 
     # ---- life
     def open(self) -> tuple[JobRecord, ...]:
-        """Ends what the last process left behind, warms a worker and starts the loop; the jobs that were failed."""
+        """Ends what the last process left behind, then takes jobs; returns the jobs that were failed."""
         failed = self._jobs.recover()
         for record in failed:
             self._p.statements.write(record.job_id)
-        self._p.executor.warm()
-        self._loop = threading.Thread(target=self._work, name="leases", daemon=True)
-        self._loop.start()
+        self._leases.open()
         return failed
 
     def close(self, drain_s: float) -> None:
         """Takes no more jobs; running sessions get `drain_s` to end, then fail with the reason."""
-        self._closing = True
-        self._wake.set()
-        deadline_s = self._p.clock.monotonic_s() + drain_s
-        with self._lock:
-            runners = tuple(self._runners.values())
-        for runner in runners:
-            runner.join(max(0.0, deadline_s - self._p.clock.monotonic_s()))
-        for runner in runners:
-            runner.cancel(SessionError(f"the node of {self._p.identity.name} shut down", code="session.shutdown"))
-        for runner in runners:
-            runner.join(10.0)
-        self._p.executor.close()
-        if self._loop is not None:
-            self._loop.join(10.0)
+        self._leases.close(drain_s)
 
     # ---- calls
     def describe(self, caller: Card) -> DescribeReply:
@@ -118,7 +94,7 @@ class Node:
 
         Raises: Untrusted, BadSpec, Refused when the job cannot even be recorded.
         """
-        if self._closing:
+        if self._leases.closing:
             raise NotReady("the node is shutting down", hint="propose again in a moment")
         if len(signed.body) > self._p.config.max_spec_bytes:
             raise Refused(f"a job may have {self._p.config.max_spec_bytes} bytes here, found {len(signed.body)}")
@@ -147,19 +123,17 @@ class Node:
         if record.state == "PROPOSED":
             # The policy, or the operator, may have spoken since.
             record = self._decide(record, spec)
-        if record.state == "ADMITTED" and not self._closing:
+        if record.state == "ADMITTED" and not self._leases.closing:
             self._jobs.ask_start(job_id)
-            with self._lock:
-                self._waiting[job_id] = self._p.clock.monotonic_s()
-            self._wake.set()
+            self._leases.ask(job_id)
         status = self._status(job_id)
         end_s = self._p.clock.monotonic_s() + wait_s
         while status.state == "ADMITTED" and (left_s := end_s - self._p.clock.monotonic_s()) > 0:
-            if self._closing:
+            if self._leases.closing:
                 raise NotReady("the node is shutting down", job_id=job_id)
             self._jobs.wait(job_id, self._jobs.status(job_id), min(left_s, 1.0))
             status = self._status(job_id)
-        self._touch(job_id)
+        self._leases.touch(job_id)
         return status
 
     def locate(self, caller: Card, job_id: str, wait_s: float) -> str:
@@ -167,8 +141,7 @@ class Node:
         record, _ = self._job_of(caller, job_id)
         end_s = self._p.clock.monotonic_s() + wait_s
         while True:
-            with self._lock:
-                runner = self._runners.get(job_id)
+            runner = self._leases.runner(job_id)
             address = runner.address(max(0.0, end_s - self._p.clock.monotonic_s())) if runner is not None else ""
             record = self._jobs.get(job_id)
             if record.state in FINAL:
@@ -194,7 +167,7 @@ class Node:
             if status.state in FINAL or stop():
                 return
             if buyer:
-                self._touch(job_id)
+                self._leases.touch(job_id)
             self._jobs.wait(job_id, self._jobs.status(job_id), 1.0)
 
     def fetch(self, caller: Card, job_id: str) -> Iterator[tuple[str, bytes]]:
@@ -202,11 +175,7 @@ class Node:
         record = self._jobs.get(job_id)
         if caller.role != "auditor":
             record, _ = self._job_of(caller, job_id)
-        with self._lock:
-            runner = self._runners.get(job_id)
-        if record.state not in FINAL or (runner is not None and not runner.join(self._p.config.peer_lost_s)):
-            raise NotReady(f"job {job_id} is {record.state} at {self._p.identity.name}", job_id=job_id)
-        yield "statement", self._p.statements.write(job_id).encode()
+        yield "statement", self._settled(record).encode()
         for name in ("report", "receipt"):
             data = self._jobs.document(job_id, name)
             if data is not None:
@@ -217,10 +186,8 @@ class Node:
         body = verify(signed, "receipt", caller)
         spec = JobSpec.decode(ReceiptBody.decode(body, limit_bytes=MAX_RECEIPT_BYTES).spec)
         record, _ = self._job_of(caller, spec.job_id, buyer_only=True)
-        if record.state not in FINAL:
-            raise NotReady(f"job {spec.job_id} is {record.state} at {self._p.identity.name}", job_id=spec.job_id)
+        statement = self._settled(record)
         cards = (*self._p.trust.cards(), self._p.identity.card)
-        statement = self._p.statements.write(spec.job_id)
         return countersign(self._p.identity, body, statement=statement, spec=record.signed, cards=cards)
 
     def deposit(self, caller: Card, receipt: bytes) -> str:
@@ -253,7 +220,7 @@ class Node:
         except Refused as error:
             if error.code != "job.state":
                 raise
-        self._enforce(job_id)
+        self._leases.enforce(job_id)
         return self._status(job_id)
 
     # ---- decisions
@@ -271,6 +238,14 @@ class Node:
     def _conclude(self, job_id: str, outcome: Outcome) -> None:
         self._p.statements.write(job_id, outcome)
 
+    def _settled(self, record: JobRecord) -> Signed:
+        """The statement of a job that is final and whose session is over; NotReady before."""
+        runner = self._leases.runner(record.job_id)
+        if record.state not in FINAL or (runner is not None and not runner.join(self._p.config.peer_lost_s)):
+            text = f"job {record.job_id} is {record.state} at {self._p.identity.name}"
+            raise NotReady(text, job_id=record.job_id)
+        return self._p.statements.write(record.job_id)
+
     def _job_of(self, caller: Card, job_id: str, *, buyer_only: bool = False) -> tuple[JobRecord, JobSpec]:
         """The job, if the caller has a part in it; to everybody else it does not exist."""
         record = self._jobs.get(job_id)
@@ -283,107 +258,10 @@ class Node:
 
     def _status(self, job_id: str) -> JobStatus:
         status = self._jobs.status(job_id)
-        with self._lock:
-            queue = list(self._waiting)
-        if status.state == "ADMITTED" and job_id in queue:
-            ahead = queue.index(job_id) + len(self._runners)
-            return replace(status, stage=f"waiting for a worker of {self._p.identity.name} ({ahead} jobs before it)")
-        return status
-
-    def _touch(self, job_id: str) -> None:
-        with self._lock:
-            runner = self._runners.get(job_id)
-        if runner is not None:
-            runner.touch()
-
-    # ---- the lease loop
-    def _work(self) -> None:
-        renewed_s = self._p.clock.monotonic_s()
-        while not (self._closing and not self._runners):
-            self._wake.wait(_TICK_S)
-            self._wake.clear()
-            try:
-                self._fill()
-                for record in self._jobs.expire_due():
-                    self._enforce(record.job_id)
-                for job_id in tuple(self._runners):
-                    self._enforce(job_id)
-                if self._p.clock.monotonic_s() - renewed_s > self._p.config.lease_s / 3:
-                    renewed_s = self._p.clock.monotonic_s()
-                    self._renew()
-            except StoreError as error:
-                # Disk full, for instance: jobs keep running, leases keep ageing, and the next tick tries again.
-                self._log.error("lease loop: %s", error.public)
-
-    def _fill(self) -> None:
-        """Gives free places to waiting jobs, the longest waiting first; forgets those whose buyer is silent."""
-        now_s = self._p.clock.monotonic_s()
-        with self._lock:
-            for job_id in [j for j, touched_s in self._waiting.items() if now_s - touched_s > self._p.silence_s]:
-                del self._waiting[job_id]
-        while not self._closing:
-            with self._lock:
-                if len(self._runners) >= self._p.config.max_jobs or not self._waiting:
-                    return
-                job_id = next(iter(self._waiting))
-                del self._waiting[job_id]
-            worker_id = f"{self._p.identity.name}-{job_id[:8]}"
-            record = self._jobs.lease(worker_id, self._p.config.lease_s, job_id)
-            if record is not None:
-                self._launch(record, worker_id)
-
-    def _launch(self, record: JobRecord, worker_id: str) -> None:
-        config, spec = self._p.config, record.spec()
-        order = Order(
-            spec=record.signed,
-            home=str(self._p.identity.home),
-            dataset=record.dataset,
-            listen_host=config.listen_host,
-            port_low=config.worker_ports[0],
-            port_high=config.worker_ports[1],
-            connect_s=_CONNECT_S,
-            step_deadline_s=config.step_deadline_s,
-            dealer_bytes_limit=config.max_dealer_bytes if self._p.identity.role == "dealer" else 0,
-            profile=config.profile,
-        )
-        runner = Runner(self._desk, spec, order, worker_id, self._done)
-        with self._lock:
-            self._runners[record.job_id] = runner
-        runner.start()
-
-    def _done(self, runner: Runner) -> None:
-        with self._lock:
-            self._runners.pop(runner.spec.job_id, None)
-            idle = not self._closing
-        self._wake.set()
-        if idle:
-            try:
-                self._p.executor.warm()
-            except EnclaveError as error:
-                self._log.error("no spare worker: %s", error.public)
-
-    def _enforce(self, job_id: str) -> None:
-        """Stops the session of a job that has become final otherwise, and has its statement written."""
-        with self._lock:
-            runner = self._runners.get(job_id)
-            if runner is None:
-                self._waiting.pop(job_id, None)
-        record = self._jobs.get(job_id)
-        decided = runner is not None and record.state in ("RELEASED", "REFUSED")  # its session ends by itself
-        if record.state not in FINAL or decided:
-            return
-        if runner is None:
-            self._p.statements.write(job_id)
-            return
-        reason = record.reasons[0] if record.reasons else Reason("session", record.state.lower())
-        runner.cancel(SessionError(reason.text, code=reason.rule))
-
-    def _renew(self) -> None:
-        for job_id, runner in tuple(self._runners.items()):
-            try:
-                self._jobs.renew(job_id, runner.worker_id, self._p.config.lease_s)
-            except Refused:
-                self._enforce(job_id)
+        ahead = self._leases.ahead(job_id) if status.state == "ADMITTED" else None
+        if ahead is None:
+            return status
+        return replace(status, stage=f"waiting for a worker of {self._p.identity.name} ({ahead} jobs before it)")
 
 
 def _decision(record: JobRecord) -> Decision:

@@ -41,6 +41,8 @@ class Statements:
         Raises:
             StoreError: the job is not final, or the disk refuses.
         """
+        if outcome is not None and outcome.report and self._jobs.document(job_id, "report") is None:
+            self._jobs.save_document(job_id, "report", outcome.report)
         known = self._jobs.document(job_id, "statement")
         if known is not None:
             return Signed.decode(known, limit_bytes=len(known))
@@ -76,6 +78,4 @@ class Statements:
             if known is None:
                 raise
             return Signed.decode(known, limit_bytes=len(known))
-        if outcome is not None and outcome.report:
-            self._jobs.save_document(job_id, "report", outcome.report)
         return signed

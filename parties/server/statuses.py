@@ -50,7 +50,7 @@ def status_of(error: EnclaveError) -> tuple[grpc.StatusCode, str, tuple[tuple[st
     if len(packed) > _MAX_FAILURE_BYTES:
         packed = Failure(failure.code, failure.text[:1000], hint=failure.hint[:500], rules=failure.rules[:16]).encode()
     trailer: tuple[tuple[str, str | bytes], ...] = ((CODE_KEY, error.code), (FAILURE_KEY, packed[:_MAX_FAILURE_BYTES]))
-    return code, error.public[:1000], trailer
+    return code, failure.text[:1000], trailer
 
 
 def error_of_call(error: grpc.RpcError, *, who: str, address: str) -> EnclaveError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from enclave.errors import BadData, BadInput, EnclaveError, NotReady, Refused, StoreError, Untrusted
 from enclave.executor.session import plan_job
 from enclave.identity import Identity, TrustStore, verify
-from enclave.messages import Approval, Encoding, Feature, JobSpec, NumericFeature, Signed, Statement
+from enclave.messages import Approval, Encoding, Feature, JobSpec, JobStatus, NumericFeature, Signed, Statement
 from parties import dealer, owner
 from parties.node import NodeProcess, open_node
 from parties.server import NodeClient
@@ -240,7 +241,12 @@ def test_a_job_waits_for_the_operator_and_for_nobody_else(manual: Nodes) -> None
     with fleet.client("owner0", "owner0") as client, pytest.raises(Refused, match="another specification"):
         client.approve(fleet.ids["owner0"].sign("approval", approval))
     assert owner.approve(fleet.root / "owner0", spec.job_id).job_id == spec.job_id
-    assert _propose(fleet, spec) == ("ADMITTED", ())
+    # The node hears of what was written into its store, without being asked.
+    with fleet.client("owner0") as client:
+        states = [status.state for status in _until(client, spec.job_id, "ADMITTED")]
+    assert states[-1] == "ADMITTED"
+    with pytest.raises(Refused, match="no job"):
+        owner.approve(fleet.root / "owner0", "00" * 16)
 
 
 def test_consent_over_the_wire_counts_too(manual: Nodes) -> None:
@@ -251,6 +257,17 @@ def test_consent_over_the_wire_counts_too(manual: Nodes) -> None:
     signed = fleet.ids["owner0"].sign("approval", Approval(spec.job_id, job.spec_digest).encode())
     with fleet.client("owner0", "owner0") as client:
         assert client.approve(signed).state == "ADMITTED"
+
+
+def _until(client: NodeClient, job_id: str, state: str, within_s: float = 10.0) -> list[JobStatus]:
+    """The statuses up to `state`; fails when it does not come in time."""
+    seen, end_s = [], time.monotonic() + within_s
+    for status in client.status(job_id):
+        seen.append(status)
+        if status.state == state:
+            return seen
+        assert time.monotonic() < end_s, seen
+    return seen
 
 
 # ---- workers
@@ -317,6 +334,35 @@ def test_a_port_in_use_leaves_the_store_free(fleet: Fleet, tmp_path: Path) -> No
     (home / "node.toml").write_text('listen = "127.0.0.1:0"\nprofile = "development"\nshutdown_s = 0\n')
     process: NodeProcess = owner.serve(home)
     process.close()
+
+
+def test_a_full_disk_is_said_and_harms_no_running_node(tmp_path: Path) -> None:
+    nodes = Nodes(Fleet(tmp_path, settings="shutdown_s = 0\nmax_store_bytes = 200000\nmax_open_jobs_per_buyer = 500\n"))
+    try:
+        fleet = nodes.fleet
+        spec = fleet.spec()
+        _propose(fleet, spec)
+        with fleet.client("owner0") as client:
+            with pytest.raises(StoreError) as caught:
+                for _ in range(300):
+                    client.propose(fleet.sign(replace(spec, job_id=secrets.token_hex(16))))
+            assert str(tmp_path) not in caught.value.public + caught.value.hint
+            assert client.describe().name == "owner0"
+            assert client.status_now(spec.job_id).state == "ADMITTED"
+    finally:
+        nodes.close()
+
+
+def test_a_production_node_does_not_start_where_a_claim_would_be_false(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Identity.create(tmp_path / "home", "owner", "acme", "127.0.0.1:1")
+    (tmp_path / "home" / "node.toml").write_text('listen = "127.0.0.1:0"\nshutdown_s = 0\n')
+    monkeypatch.setenv("SSLKEYLOGFILE", str(tmp_path / "keys"))
+    with pytest.raises(Refused, match="SSLKEYLOGFILE"):
+        owner.serve(tmp_path / "home")
+    monkeypatch.delenv("SSLKEYLOGFILE")
+    owner.serve(tmp_path / "home").close()
 
 
 def test_data_sets_are_registered_once_and_replaced_on_purpose(tmp_path: Path) -> None:

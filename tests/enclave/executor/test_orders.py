@@ -34,7 +34,7 @@ ERRORS = [
     errors.RangeExceeded("dense1", 1e9, 2.5e6),
     errors.PeerLost("dealer", 17, why="no frame"),
     errors.Desynchronised("step 3", "step 4", who="acme"),
-    errors.StoreError("disk full"),
+    errors.StoreError("this party's storage failed", hint="the operator finds the details in the log"),
     errors.NotReady("approve first", job_id="ab" * 16),
     errors.SessionError("over", code="session.ended"),
 ]
@@ -59,6 +59,12 @@ def test_what_is_not_ours_says_nothing() -> None:
 def test_data_errors_leave_their_details_at_home() -> None:
     failure = Failure.of(errors.BadData("column age is out of range", detail="row 7 holds 342"))
     assert "342" not in failure.encode().decode("latin-1")
+
+
+def test_storage_errors_leave_their_paths_at_home() -> None:
+    error = Failure.of(errors.StoreError("cannot write /home/ann/node.db: disk full", hint="free /home")).error()
+    assert type(error) is errors.StoreError
+    assert "/home" not in error.public + error.hint
 
 
 @pytest.mark.parametrize(

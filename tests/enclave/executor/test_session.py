@@ -234,13 +234,14 @@ def test_a_commit_that_fails_keeps_the_share(make_room: MakeRoom) -> None:
     room = make_room(1)
 
     def fail() -> None:
-        raise StoreError("disk full")
+        raise StoreError("cannot write /home/ann: disk full")
 
     room.run(owner0_commit=fail)
     errors = {name: r for name, r in room.results.items() if isinstance(r, EnclaveError)}
     assert isinstance(errors["owner0"], StoreError)
     assert isinstance(errors["buyer"], PeerLost)
-    assert "disk full" in errors["buyer"].public
+    assert "storage failed" in errors["buyer"].public
+    assert "/home" not in errors["buyer"].public
 
 
 def test_a_permit_for_less_than_the_job_opens_nothing(make_room: MakeRoom) -> None:

@@ -1,0 +1,205 @@
+"""Which jobs run now: the queue for workers, the runners, and the loop that keeps both in step with the store.
+
+Workers are a node's scarce good, and a job needs one at several nodes at once. A job holds its worker from `Start`
+on; buyers take workers at one node after the other in the order of key ids (`start_everywhere`), which is why no
+two jobs can hold what the other waits for. A node relies on nobody for that: a job whose session has not begun and
+whose buyer is silent loses its worker, and one that waits loses its place.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from enclave.errors import EnclaveError, Refused, SessionError
+from enclave.executor.orders import Order
+from enclave.identity import Identity
+from enclave.jobs import FINAL, JobRecord, Jobs
+from enclave.messages import Reason
+from parties.config import NodeConfig
+from parties.node.runner import Desk, Runner
+
+__all__ = ["Leases"]
+
+_TICK_S = 0.5
+_CONNECT_S = 86_400.0  # how long a session may take to begin is bounded by its buyer's patience, see Runner
+
+
+class Leases:
+    """The running and waiting jobs of one node.
+
+    Args:
+        settle: called for every job that became final without a runner: its statement is due.
+        decide: called for every job that its operator has approved in the store.
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        identity: Identity,
+        config: NodeConfig,
+        *,
+        settle: Callable[[str], object],
+        decide: Callable[[JobRecord], object],
+    ) -> None:
+        self._desk = desk
+        self._jobs: Jobs = desk.jobs
+        self._identity = identity
+        self._config = config
+        self._settle = settle
+        self._decide = decide
+        self._log = logging.getLogger(__name__)
+        self._lock = threading.Lock()
+        self._runners: dict[str, Runner] = {}
+        self._waiting: dict[str, float] = {}
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="leases", daemon=True)
+
+    @property
+    def closing(self) -> bool:
+        """Whether no more jobs are taken."""
+        return self._closing
+
+    def open(self) -> None:
+        """Warms a worker and starts the loop."""
+        self._desk.executor.warm()
+        self._thread.start()
+
+    def close(self, drain_s: float) -> None:
+        """Takes no more jobs; running sessions get `drain_s` to end, then fail with the reason."""
+        self._closing = True
+        self._wake.set()
+        deadline_s = self._desk.monotonic_s() + drain_s
+        with self._lock:
+            runners = tuple(self._runners.values())
+        for runner in runners:
+            runner.join(max(0.0, deadline_s - self._desk.monotonic_s()))
+        for runner in runners:
+            runner.cancel(SessionError(f"the node of {self._identity.name} shut down", code="session.shutdown"))
+        for runner in runners:
+            runner.join(10.0)
+        self._desk.executor.close()
+        if self._thread.is_alive():
+            self._thread.join(10.0)
+
+    # ---- for the servicer
+    def ask(self, job_id: str) -> None:
+        """Puts an ADMITTED job into the queue, or keeps it there."""
+        with self._lock:
+            self._waiting[job_id] = self._desk.monotonic_s()
+        self._wake.set()
+
+    def runner(self, job_id: str) -> Runner | None:
+        """The runner of a job whose session is not over."""
+        with self._lock:
+            return self._runners.get(job_id)
+
+    def touch(self, job_id: str) -> None:
+        """The job's buyer has been heard of."""
+        runner = self.runner(job_id)
+        if runner is not None:
+            runner.touch()
+
+    def ahead(self, job_id: str) -> int | None:
+        """How many jobs run or wait before this one; None when it does not wait."""
+        with self._lock:
+            queue = list(self._waiting)
+            return queue.index(job_id) + len(self._runners) if job_id in queue else None
+
+    def enforce(self, job_id: str) -> None:
+        """Stops the session of a job that has become final otherwise, or has its statement written."""
+        with self._lock:
+            runner = self._runners.get(job_id)
+            if runner is None:
+                self._waiting.pop(job_id, None)
+        record = self._jobs.get(job_id)
+        decided = runner is not None and record.state in ("RELEASED", "REFUSED")  # its session ends by itself
+        if record.state not in FINAL or decided:
+            return
+        if runner is None:
+            self._settle(job_id)
+            return
+        reason = record.reasons[0] if record.reasons else Reason("session", record.state.lower())
+        runner.cancel(SessionError(reason.text, code=reason.rule))
+
+    # ---- the loop
+    def _work(self) -> None:
+        renewed_s = self._desk.monotonic_s()
+        while not (self._closing and not self._runners):
+            self._wake.wait(_TICK_S)
+            self._wake.clear()
+            try:
+                self._fill()
+                for record in self._jobs.expire_due():
+                    self.enforce(record.job_id)
+                for job_id in tuple(self._runners):
+                    self.enforce(job_id)
+                self._hear_operators()
+                if self._desk.monotonic_s() - renewed_s > self._config.lease_s / 3:
+                    renewed_s = self._desk.monotonic_s()
+                    self._renew()
+            except EnclaveError as error:
+                # Disk full, for instance: jobs keep running, leases keep ageing, and the next tick tries again.
+                self._log.error("lease loop: %s", error.public)
+
+    def _fill(self) -> None:
+        """Gives free places to waiting jobs, the longest waiting first; forgets those whose buyer is silent."""
+        now_s = self._desk.monotonic_s()
+        with self._lock:
+            for job_id in [j for j, touched_s in self._waiting.items() if now_s - touched_s > self._desk.silence_s]:
+                del self._waiting[job_id]
+        while not self._closing:
+            with self._lock:
+                if len(self._runners) >= self._config.max_jobs or not self._waiting:
+                    return
+                job_id = next(iter(self._waiting))
+                del self._waiting[job_id]
+            worker_id = f"{self._identity.name}-{job_id[:8]}"
+            record = self._jobs.lease(worker_id, self._config.lease_s, job_id)
+            if record is not None:
+                self._launch(record, worker_id)
+
+    def _launch(self, record: JobRecord, worker_id: str) -> None:
+        config = self._config
+        order = Order(
+            spec=record.signed,
+            home=str(Path(self._identity.home).resolve()),
+            dataset=record.dataset,
+            listen_host=config.listen_host,
+            port_low=config.worker_ports[0],
+            port_high=config.worker_ports[1],
+            connect_s=_CONNECT_S,
+            step_deadline_s=config.step_deadline_s,
+            dealer_bytes_limit=config.max_dealer_bytes if self._identity.role == "dealer" else 0,
+            profile=config.profile,
+        )
+        runner = Runner(self._desk, record.spec(), order, worker_id, self._done)
+        with self._lock:
+            self._runners[record.job_id] = runner
+        runner.start()
+
+    def _done(self, runner: Runner) -> None:
+        with self._lock:
+            self._runners.pop(runner.spec.job_id, None)
+        self._wake.set()
+        if not self._closing:
+            try:
+                self._desk.executor.warm()
+            except EnclaveError as error:
+                self._log.error("no spare worker: %s", error.public)
+
+    def _hear_operators(self) -> None:
+        """Decides on jobs that were approved in the store, by the operator's commands, since the last look."""
+        for record in self._jobs.list(("PROPOSED",)):
+            if self._jobs.history(record.job_id).approved:
+                self._decide(record)
+
+    def _renew(self) -> None:
+        for job_id, runner in tuple(self._runners.items()):
+            try:
+                self._jobs.renew(job_id, runner.worker_id, self._config.lease_s)
+            except Refused:
+                self.enforce(job_id)
