@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from enclave.channel import Channel
@@ -12,6 +13,8 @@ from enclave.channel.fault import Fault, FaultyChannel
 from enclave.channel.memory import memory_network
 from enclave.errors import Desynchronised, EnclaveError, PeerLost
 from tests.enclave.channel.contract import NAMES, together
+
+FAULTS: tuple[Fault, ...] = ("drop", "relabel", "shorten", "repeat", "sever")
 
 
 def exchange(channel: Channel, rounds: int = 4) -> list[bytes]:
@@ -74,3 +77,26 @@ def test_severed_links_name_the_party() -> None:
     found, seconds = run("sever")
     assert [e.who for e in found if isinstance(e, PeerLost)] == ["bob"] * 3
     assert seconds < 3
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_goes_wrong_all_end_soon_and_name_one_party(seed: int) -> None:
+    """Any fault, at any party, among two to five parties.
+
+    Not in the last two steps: whoever has all its frames by then has ended, and rightly believes its part is done.
+    """
+    draw = np.random.default_rng(seed)
+    count, step = int(draw.integers(2, 6)), int(draw.integers(4))
+    culprit, rounds = int(draw.integers(count)), step + 3
+    fault = FAULTS[seed % len(FAULTS)]
+    names = [f"party{rank}" for rank in range(count)]
+    channels = memory_network(names, 2.0)
+    tasks = [
+        lambda c=c: exchange(FaultyChannel(c, {step: fault} if c.rank == culprit else {}), rounds) for c in channels
+    ]
+    begin = time.monotonic()
+    found = together(*tasks)
+    assert time.monotonic() - begin < 8
+    errors = [e for e in found if isinstance(e, EnclaveError)]
+    assert len(errors) == count
+    assert {e.who for e in errors if isinstance(e, PeerLost | Desynchronised)} == {names[culprit]}
