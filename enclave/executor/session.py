@@ -23,6 +23,7 @@ from enclave.errors import Desynchronised, EnclaveError, PlanMismatch, PolicyRef
 from enclave.executor.assignment import Assignment, read_job
 from enclave.executor.evidence import Evidence
 from enclave.executor.orders import Failure
+from enclave.executor.shares import keep_shares
 from enclave.leakage.audit import OpeningAudit
 from enclave.messages import JobSpec, LinkTraffic, Signed, Transcript
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from enclave.channel import Channel
     from enclave.channel.grpc_link import Listener
     from enclave.engines.mpc.session import DealerSession, PartySession
+    from enclave.engines.mpc.tensor import RingTensor
     from enclave.identity import Identity, TrustStore
     from enclave.plan import Plan
     from enclave.workloads import Inputs
@@ -70,6 +72,7 @@ class SessionResult:
     transcript: Transcript
     plan: Plan
     report: bytes  # the leakage report as JSON
+    kept: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # uint64 shares of what stays shared
 
 
 # Returns the outputs that may be opened to the buyer; raises Refused otherwise.
@@ -177,6 +180,8 @@ def run_session(
         if attach is not None:
             attach(channel)
         result = _Run(job, seal, channel, inputs, gate, commit, progress, evidence).run()
+        if result.kept:
+            keep_shares(identity.home, job.spec, result.kept)
         channel.close()
         return result
     except EnclaveError as error:
@@ -220,7 +225,8 @@ class _Run:
             )
         # The hello and the agreement are no steps of the plan: traffic is counted from here on, without the latter.
         self.before = {link.rank: (link.sent_bytes, link.received_bytes) for link in self.channel.stats()}
-        engine = cast(Engine, MpcEngine(session, spec.frac_bits))
+        shares = MpcEngine(session, spec.frac_bits)
+        engine = cast(Engine, shares)
         try:
             sealed = workloads.run(engine, spec, self.inputs)
             permit = self._through_gate(session)
@@ -229,7 +235,10 @@ class _Run:
             self.evidence.audit = self.audit.result()
             self.evidence.transcript = self._transcript(session, session.digest == plan.digest)
         report = self.evidence.report(self.job.signed, spec, self.job.names[self.job.rank], "RELEASED")
-        return SessionResult(opened, self.evidence.transcript, plan, report)
+        kept = {}
+        if session.rank is not None:
+            kept = {name: shares.own_share(cast("RingTensor", value)) for name, value in sealed.shared.items()}
+        return SessionResult(opened, self.evidence.transcript, plan, report, kept)
 
     def _through_gate(self, session: PartySession | DealerSession) -> Permit:
         from enclave.workloads import opened_outputs

@@ -87,6 +87,11 @@ class MpcEngine:
             return None
         return decode(opened, value.frac_bits)
 
+    def own_share(self, value: RingTensor) -> Array:
+        """This rank's share as uint64, to be kept. Re-shared first, so that any n - 1 of the shares are uniform."""
+        zero = self.session.zero_share(self.session.new_stream(), value.shape)
+        return np.asarray(value.share + zero)
+
     # ---- local
     def add(self, x: RingTensor, y: RingTensor | Array | float) -> RingTensor:
         """See `Engine.add`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from enclave.errors import EnclaveError, PeerLost, PlanMismatch, PolicyRefused, 
 from enclave.executor.assignment import read_job
 from enclave.executor.evidence import Evidence
 from enclave.executor.session import Progress, SessionResult, plan_job, run_session
+from enclave.executor.shares import read_shares
 from enclave.identity import Identity, TrustStore
 from enclave.messages import (
     Category,
@@ -31,6 +33,7 @@ from enclave.messages import (
     PartyRef,
     Signed,
     Target,
+    Training,
 )
 from enclave.models import Model, dense_architecture
 from enclave.workloads import Inputs, finish
@@ -403,3 +406,36 @@ def test_a_party_that_is_not_in_the_job_has_no_rank(
         trust.add(identity.card.encoded)
     with pytest.raises(Untrusted, match="stranger is not a party"):
         read_job(room.signed, stranger, trust)
+
+
+def test_a_model_that_stays_shared_is_kept_in_shares(make_room: MakeRoom) -> None:
+    weights = {}
+    for deliver in ("buyer", "shared"):
+        room = make_room(2)
+        spec = replace(
+            room.spec,
+            kind="train",
+            architecture=dense_architecture(3, (), 1),
+            outputs=("accuracy", "model"),
+            training=Training("logistic", 2, 16, 0.5, deliver=deliver),
+        )
+        room.spec = replace(spec, plan_digest=plan_job(spec).digest)
+        room.signed = room.buyer.sign("job", room.spec.encode())
+        results = room.run()
+        bought = results["buyer"]
+        assert isinstance(bought, SessionResult) and bought.opened is not None
+        assert ("model" in bought.opened) == (deliver == "buyer")
+        paths = {i.name: i.home / "shares" / f"{spec.job_id}.safetensors" for i in room.ids}
+        assert {name for name, path in paths.items() if path.exists()} == (
+            {"owner0", "owner1", "buyer"} if deliver == "shared" else set()
+        )
+        if deliver == "buyer":
+            weights[deliver] = bought.opened["model"]
+            for i in room.ids:
+                shutil.rmtree(i.home)
+            continue
+        shares = [read_shares(paths[name])["model"] for name in ("owner0", "owner1", "buyer")]
+        weights[deliver] = sum(shares, np.uint64(0)).view(np.int64) / 2.0**spec.frac_bits
+        assert all(path.stat().st_mode & 0o777 == 0o600 for path in paths.values() if path.exists())
+        assert np.abs(shares[0].view(np.int64)).max() > 2**40  # no share is near the value
+    assert np.abs(weights["buyer"] - weights["shared"]).max() < 1e-3
