@@ -34,12 +34,12 @@ _REFERENCES = {
 }
 _LOGISTIC = Schedule("logistic", epochs=10, batch_rows=128, learning_rate=0.1, momentum=0.9)
 _SCHEDULES = {
-    "breast-cancer-lr": replace(_LOGISTIC, epochs=20, batch_rows=32, l2=1 / 398),
+    "breast-cancer-lr": replace(_LOGISTIC, epochs=20, l2=1 / 398),
     "adult-lr": replace(_LOGISTIC, epochs=5, batch_rows=256, l2=1 / 32561),
     "adult-mlp32": Schedule("mlp", (32,), epochs=10, batch_rows=256, learning_rate=0.1, momentum=0.9),
-    "credit-lr": replace(_LOGISTIC, epochs=5, batch_rows=256, l2=1 / 21000),
+    "credit-lr": replace(_LOGISTIC, epochs=10, batch_rows=1024, learning_rate=0.05, l2=1 / 21000),
     "credit-mlp32": Schedule("mlp", (32,), epochs=10, batch_rows=256, learning_rate=0.1, momentum=0.9),
-    "heart-lr": replace(_LOGISTIC, epochs=20, batch_rows=32, learning_rate=0.05, l2=1 / 644),
+    "heart-lr": replace(_LOGISTIC, epochs=20, learning_rate=0.05, l2=1 / 644),
     "digits-mlp": Schedule("mlp", (32,), epochs=15, batch_rows=64, learning_rate=0.1, momentum=0.9),
     "mnist-mlp": Schedule("mlp", (128, 128), epochs=1, batch_rows=128, learning_rate=0.1, momentum=0.9),
 }
