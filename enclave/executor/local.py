@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 import enclave
-from enclave.errors import BadSpec, StoreError
+from enclave.errors import BadSpec, SessionError, StoreError
 from enclave.executor.orders import NodeOrder, WorkerEvent, read_frame, write_frame
 
 __all__ = ["LocalExecutor", "WorkerProcess"]
@@ -144,7 +144,7 @@ class LocalExecutor:
         """A worker for one job. The caller must `stop` it."""
         with self._lock:
             if self._closed:
-                raise StoreError("the node is shutting down", code="store.closing")
+                raise SessionError("the node shut down", code="session.shutdown")
             worker, self._spare = self._spare, None
             if worker is not None and not worker.alive:
                 worker.stop()

@@ -112,7 +112,7 @@ def open_node(home: Path, *, role: str = "", clock: Clock | None = None, silence
             executor=executor,
             peers=NodePeers(identity, trust),
             clock=clock,
-            advertised_host=config.address.rpartition(":")[0],
+            advertised_host=advertised_host(config, identity),
             code_version=enclave.__version__,
             claims=claims,
             silence_s=silence_s,
@@ -123,6 +123,12 @@ def open_node(home: Path, *, role: str = "", clock: Clock | None = None, silence
         server = serve(node, identity=identity, trust=trust, listen=config.listen, clock=clock)
         stack.pop_all()
     return NodeProcess(node, server, store, config)
+
+
+def advertised_host(config: NodeConfig, identity: Identity) -> str:
+    """The host under which peers dial this node's workers: the one under which they dial the node."""
+    address = config.advertise or identity.card.address or config.listen
+    return address.rpartition(":")[0]
 
 
 def open_store(home: Path, config: NodeConfig) -> Store:

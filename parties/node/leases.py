@@ -8,12 +8,13 @@ whose buyer is silent loses its worker, and one that waits loses its place.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from enclave.errors import EnclaveError, Refused, SessionError
+from enclave.errors import EnclaveError, Refused, SessionError, Untrusted
 from enclave.executor.orders import Order
 from enclave.identity import Identity
 from enclave.jobs import FINAL, JobRecord, Jobs
@@ -52,6 +53,7 @@ class Leases:
         self._decide = decide
         self._log = logging.getLogger(__name__)
         self._lock = threading.Lock()
+        self._filling = threading.Lock()  # held while a job becomes RUNNING and gets its runner
         self._runners: dict[str, Runner] = {}
         self._waiting: dict[str, float] = {}
         self._wake = threading.Event()
@@ -72,11 +74,11 @@ class Leases:
         """Takes no more jobs; running sessions get `drain_s` to end, then fail with the reason."""
         self._closing = True
         self._wake.set()
-        deadline_s = self._desk.monotonic_s() + drain_s
-        with self._lock:
+        deadline_s = self._desk.clock.monotonic_s() + drain_s
+        with self._filling, self._lock:
             runners = tuple(self._runners.values())
         for runner in runners:
-            runner.join(max(0.0, deadline_s - self._desk.monotonic_s()))
+            runner.join(max(0.0, deadline_s - self._desk.clock.monotonic_s()))
         for runner in runners:
             runner.cancel(SessionError(f"the node of {self._identity.name} shut down", code="session.shutdown"))
         for runner in runners:
@@ -89,7 +91,7 @@ class Leases:
     def ask(self, job_id: str) -> None:
         """Puts an ADMITTED job into the queue, or keeps it there."""
         with self._lock:
-            self._waiting[job_id] = self._desk.monotonic_s()
+            self._waiting[job_id] = self._desk.clock.monotonic_s()
         self._wake.set()
 
     def runner(self, job_id: str) -> Runner | None:
@@ -127,7 +129,7 @@ class Leases:
 
     # ---- the loop
     def _work(self) -> None:
-        renewed_s = self._desk.monotonic_s()
+        renewed_s = self._desk.clock.monotonic_s()
         while not (self._closing and not self._runners):
             self._wake.wait(_TICK_S)
             self._wake.clear()
@@ -138,8 +140,8 @@ class Leases:
                 for job_id in tuple(self._runners):
                     self.enforce(job_id)
                 self._hear_operators()
-                if self._desk.monotonic_s() - renewed_s > self._config.lease_s / 3:
-                    renewed_s = self._desk.monotonic_s()
+                if self._desk.clock.monotonic_s() - renewed_s > self._config.lease_s / 3:
+                    renewed_s = self._desk.clock.monotonic_s()
                     self._renew()
             except EnclaveError as error:
                 # Disk full, for instance: jobs keep running, leases keep ageing, and the next tick tries again.
@@ -147,20 +149,21 @@ class Leases:
 
     def _fill(self) -> None:
         """Gives free places to waiting jobs, the longest waiting first; forgets those whose buyer is silent."""
-        now_s = self._desk.monotonic_s()
+        now_s = self._desk.clock.monotonic_s()
         with self._lock:
             for job_id in [j for j, touched_s in self._waiting.items() if now_s - touched_s > self._desk.silence_s]:
                 del self._waiting[job_id]
-        while not self._closing:
-            with self._lock:
-                if len(self._runners) >= self._config.max_jobs or not self._waiting:
-                    return
-                job_id = next(iter(self._waiting))
-                del self._waiting[job_id]
-            worker_id = f"{self._identity.name}-{job_id[:8]}"
-            record = self._jobs.lease(worker_id, self._config.lease_s, job_id)
-            if record is not None:
-                self._launch(record, worker_id)
+        with self._filling:
+            while not self._closing:
+                with self._lock:
+                    if len(self._runners) >= self._config.max_jobs or not self._waiting:
+                        return
+                    job_id = next(iter(self._waiting))
+                    del self._waiting[job_id]
+                worker_id = f"{self._identity.name}-{job_id[:8]}"
+                record = self._jobs.lease(worker_id, self._config.lease_s, job_id)
+                if record is not None:
+                    self._launch(record, worker_id)
 
     def _launch(self, record: JobRecord, worker_id: str) -> None:
         config = self._config
@@ -195,7 +198,9 @@ class Leases:
         """Decides on jobs that were approved in the store, by the operator's commands, since the last look."""
         for record in self._jobs.list(("PROPOSED",)):
             if self._jobs.history(record.job_id).approved:
-                self._decide(record)
+                # A party whose card was removed since: the job waits on, and expires.
+                with contextlib.suppress(Untrusted):
+                    self._decide(record)
 
     def _renew(self) -> None:
         for job_id, runner in tuple(self._runners.items()):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from enclave.clock import Clock
 from enclave.errors import BadSpec, EnclaveError, PolicyRefused, SessionError
 from enclave.executor.local import LocalExecutor, WorkerProcess
 from enclave.executor.orders import (
@@ -28,7 +28,7 @@ from enclave.messages import JobSpec, Reason, sha256
 
 __all__ = ["Desk", "Peers", "Runner"]
 
-_STOP_PATIENCE_S = 3.0
+_STOP_PATIENCE_S = 5.0  # the worker tells its peers first, see `Channel.close`
 _PEERS_EVERY_S = 2.0
 
 
@@ -55,7 +55,7 @@ class Desk:
     conclude: Callable[[str, Outcome], None]
     advertised_host: str
     silence_s: float
-    monotonic_s: Callable[[], float] = time.monotonic
+    clock: Clock
 
 
 class Runner:
@@ -75,7 +75,7 @@ class Runner:
         self._over = threading.Event()
         self._cancelled: EnclaveError | None = None
         self._worker: WorkerProcess | None = None
-        self._touched_s = desk.monotonic_s()
+        self._touched_s = desk.clock.monotonic_s()
 
     def start(self) -> None:
         """Begins; returns at once."""
@@ -92,7 +92,7 @@ class Runner:
 
     def touch(self) -> None:
         """The buyer has shown that it is still there."""
-        self._touched_s = self._desk.monotonic_s()
+        self._touched_s = self._desk.clock.monotonic_s()
 
     def address(self, wait_s: float) -> str:
         """Where the worker listens; empty while it does not after `wait_s`."""
@@ -214,9 +214,9 @@ class Runner:
 
     def _watch_setup(self) -> None:
         """Until the session stands, nobody notices through it that a peer has given up: ask instead."""
-        asked_s = self._desk.monotonic_s()
+        asked_s = self._desk.clock.monotonic_s()
         while not self._connected and not self._over.wait(0.25):
-            now_s = self._desk.monotonic_s()
+            now_s = self._desk.clock.monotonic_s()
             if now_s - self._touched_s > self._desk.silence_s:
                 silent_s = int(now_s - self._touched_s)
                 self.cancel(
@@ -226,12 +226,15 @@ class Runner:
                     )
                 )
                 return
+            if self._desk.clock.unix_s() > self.spec.expires_unix_s:
+                self.cancel(SessionError("the job expired before its session began", code="job.expired"))
+                return
             if now_s - asked_s > _PEERS_EVERY_S:
                 error = self._desk.peers.broken(self.spec)
                 if error is not None and not self._connected:
                     self.cancel(error)
                     return
-                asked_s = self._desk.monotonic_s()
+                asked_s = self._desk.clock.monotonic_s()
 
     def _end(self, outcome: Outcome) -> None:
         """Records the end of a job that is not final yet, then has the statement written."""

@@ -59,7 +59,7 @@ class Node:
             conclude=self._conclude,
             advertised_host=parts.advertised_host,
             silence_s=parts.silence_s,
-            monotonic_s=parts.clock.monotonic_s,
+            clock=parts.clock,
         )
         self._leases = Leases(
             desk,

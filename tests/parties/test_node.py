@@ -298,6 +298,22 @@ def test_a_job_whose_buyer_is_silent_gives_its_worker_back(tmp_path: Path) -> No
         nodes.close()
 
 
+def test_a_session_that_never_begins_ends_with_its_job(tmp_path: Path) -> None:
+    """However often its buyer asks for it."""
+    nodes = Nodes(Fleet(tmp_path, settings="shutdown_s = 0\n"))
+    try:
+        fleet, now = nodes.fleet, int(time.time())
+        spec = fleet.spec(expires_unix_s=now + 4)
+        _propose(fleet, spec)
+        with fleet.client("owner0") as client:
+            while (status := client.start(spec.job_id)).state == "RUNNING":
+                assert time.time() < now + 20
+                time.sleep(0.2)
+        assert (status.state, status.reasons[0].rule) == ("FAILED", "job.expired")
+    finally:
+        nodes.close()
+
+
 def test_closing_fails_what_runs_and_says_why(tmp_path: Path) -> None:
     nodes = Nodes(Fleet(tmp_path, settings="shutdown_s = 0\n"))
     fleet = nodes.fleet

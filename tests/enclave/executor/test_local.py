@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from enclave.errors import BadSpec, StoreError
+from enclave.errors import BadSpec, SessionError, StoreError
 from enclave.executor.local import LocalExecutor, WorkerProcess
 from enclave.executor.orders import Failure, NodeOrder
 
@@ -172,7 +172,7 @@ def test_a_worker_does_not_outlive_its_node(tmp_path: Path) -> None:
 def test_closing_refuses_more_workers(executor: LocalExecutor) -> None:
     executor.warm()
     executor.close()
-    with pytest.raises(StoreError, match="shutting down"):
+    with pytest.raises(SessionError, match="shut down"):
         executor.take("a" * 32)
 
 
