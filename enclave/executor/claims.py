@@ -15,6 +15,8 @@ __all__ = ["job_claims", "node_claims", "untrue"]
 
 def job_claims(spec: JobSpec) -> tuple[str, ...]:
     """Lines "key=value" about the job that every party must state alike."""
+    from enclave.engines.mpc.random import KEY_BYTES
+
     dealer = spec.dealer
     computes = dealer.key_id in {party.key_id for party in spec.compute_parties}
     return (
@@ -24,9 +26,19 @@ def job_claims(spec: JobSpec) -> tuple[str, ...]:
         f"parties={len(spec.compute_parties)}",
         f"dealer={dealer.name} {dealer.key_id.hex()[:16]}",
         f"dealer_computes={'yes' if computes else 'no'}",
-        "randomness=AES-128-CTR, keys from the operating system",
-        "transport=mutual TLS 1.3, every peer pinned to the certificates on its card",
+        f"randomness=AES-{8 * KEY_BYTES}-CTR, keys from the operating system",
+        f"transport=mutual TLS {_tls_versions()}, every peer pinned to the certificates on its card",
     )
+
+
+def _tls_versions() -> str:
+    from enclave.channel.tls import require_tls13
+
+    try:
+        require_tls13()
+    except EnclaveError:
+        return "1.2 or 1.3"
+    return "1.3"
 
 
 def node_claims(profile: str) -> tuple[str, ...]:
@@ -41,13 +53,9 @@ def node_claims(profile: str) -> tuple[str, ...]:
 
 def untrue(spec: JobSpec | None = None) -> tuple[str, ...]:
     """Claims that do not hold in this process (and for this job), in words. A production node does not run then."""
-    from enclave.channel.tls import require_tls13
-
     found = []
-    try:
-        require_tls13()
-    except EnclaveError as error:
-        found.append(error.public)
+    if _tls_versions() != "1.3":
+        found.append("this process would accept TLS 1.2")
     debugging = sorted(name for name in _DEBUG_VARIABLES if os.environ.get(name))
     if debugging or sys.flags.dev_mode:
         found.append(f"a debug mode is switched on: {', '.join(debugging) or 'python -X dev'}")
