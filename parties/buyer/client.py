@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import threading
 from collections.abc import Sequence
@@ -9,23 +10,23 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from enclave.clock import Clock, SystemClock
 from enclave.errors import BadInput, NotReady
 from enclave.identity import Card, Identity, TrustStore
 from enclave.messages import Encoding
 from parties.buyer import preparing
-from parties.buyer.book import Book
 from parties.buyer.encodings import read_encoding
-from parties.buyer.finishing import conclude, load_result
 from parties.buyer.network import Catalogue, Network
 from parties.buyer.preparing import Draft
 from parties.buyer.pricing import price
 from parties.buyer.records import JobFolder, JobFolders
-from parties.buyer.results import JobResult, JobSummary, Quote
-from parties.buyer.running import Report, Run
+from parties.buyer.results import JobResult, JobSummary, Progress, Quote
 from parties.buyer.specs import Schedule, Terms, split_data
+
+if TYPE_CHECKING:
+    from parties.buyer.book import Book
 
 __all__ = ["Buyer"]
 
@@ -38,7 +39,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         progress: called with (stage, steps done, steps in all, bytes) while a job runs.
     """
 
-    def __init__(self, home: Path | str, *, progress: Report | None = None, clock: Clock | None = None) -> None:
+    def __init__(self, home: Path | str, *, progress: Progress | None = None, clock: Clock | None = None) -> None:
         self._clock = clock or SystemClock()
         self._identity = Identity.load(Path(home).expanduser(), self._clock)
         if self._identity.role != "buyer":
@@ -49,7 +50,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         self._trust = TrustStore(self._identity.home, self._clock)
         self._network = Network(self._identity, self._trust)
         self._folders = JobFolders(self._identity.home)
-        self._report: Report = progress or _silent
+        self._report: Progress = progress or _silent
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -209,6 +210,8 @@ class Buyer(AbstractContextManager["Buyer"]):
         Args: job_id: the id, or enough of its first digits.
         Raises: NotReady when approval is still missing; what ended the job, when it failed.
         """
+        from parties.buyer.finishing import load_result
+
         folder = self._folders.get(job_id)
         with self._book() as book:
             record = book.jobs.get(folder.job_id)
@@ -236,6 +239,9 @@ class Buyer(AbstractContextManager["Buyer"]):
             return self._run(draft, folder, book, wait_s)
 
     def _run(self, draft: Draft, folder: JobFolder, book: Book, wait_s: float) -> JobResult:
+        from parties.buyer.finishing import conclude
+        from parties.buyer.running import Run
+
         run = Run(
             folder=folder,
             identity=self._identity,
@@ -273,6 +279,9 @@ class Buyer(AbstractContextManager["Buyer"]):
         return Terms(self._clock.unix_s(), int(lifetime_s), frac_bits, block_rows, purpose)
 
     def _book(self) -> Book:
+        # Not at the top: the store brings SQLAlchemy with it, which a quote or a listing of data sets does not need.
+        from parties.buyer.book import Book
+
         return Book(self._identity.home, self._identity, self._clock)
 
 
@@ -294,6 +303,5 @@ def _warm_up() -> None:
 
 
 def _import_engine() -> None:
-    import enclave.executor.session
-    import enclave.plan
-    import enclave.workloads  # noqa: F401
+    for name in ("enclave.executor.session", "enclave.plan", "enclave.workloads", "parties.buyer.finishing"):
+        importlib.import_module(name)

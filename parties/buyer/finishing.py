@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,6 +65,7 @@ def conclude(
         seconds=finished.seconds,
         receipt_ok=False,
         classes=_classes(spec),
+        share=_share(spec, identity),
         predictions=found.predictions,
         model=model,
     )
@@ -120,6 +122,7 @@ def load_result(folder: JobFolder) -> JobResult:
         seconds=value["seconds"],
         receipt_ok=value["receipt_ok"],
         classes=_classes(spec),
+        share=None if value["share"] is None else Path(value["share"]),
         predictions=predictions,
         model=model,
         problems=tuple(value["problems"]),
@@ -142,6 +145,11 @@ def _classes(spec: JobSpec) -> tuple[str, ...]:
     if target is None or target.classes is None:
         return ()
     return tuple("/".join(c.values) or ("missing" if c.missing else "other") for c in target.classes.classes)
+
+
+def _share(spec: JobSpec, identity: Identity) -> Path | None:
+    path = identity.home / "shares" / f"{spec.job_id}.safetensors"  # where `enclave.executor.shares` keeps it
+    return path if path.is_file() else None
 
 
 def _model(spec: JobSpec, found: Result) -> Model | None:

@@ -14,6 +14,7 @@ from enclave.errors import BadData, BadInput, BadSpec, EnclaveError, PolicyRefus
 from enclave.identity import Card, Identity
 from enclave.messages import DatasetRef, DescribeReply, Encoding, JobSpec
 from parties.buyer.records import REQUEST, SPEC, WEIGHTS, JobFolder
+from parties.buyer.results import Progress
 from parties.buyer.specs import Offer, Schedule, Terms, job_spec, trained_network
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from enclave.jobs import JobRecord
     from enclave.models import Model
     from enclave.workloads import Inputs
-    from parties.buyer.running import Report
 
 __all__ = [
     "Draft",
@@ -178,7 +178,7 @@ def imagined(wanted: Sequence[tuple[str, str]], rows: Sequence[int], buyer: Card
     return Parties(owners, datasets, buyer, _figurehead("dealer", dealer or "dealer"))
 
 
-def with_plan(draft: Draft, report: Report) -> Draft:
+def with_plan(draft: Draft, report: Progress) -> Draft:
     """The draft with its plan's digest in the specification."""
     from parties.buyer.pricing import cost_of, plan_of
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,10 @@ from parties.buyer.records import REPORT, REPORT_PAGE, JobFolder
 if TYPE_CHECKING:
     from enclave.models import Model
 
-__all__ = ["Cost", "JobResult", "JobSummary", "Quote"]
+__all__ = ["Cost", "JobResult", "JobSummary", "Progress", "Quote"]
+
+# stage, steps done, steps in all, bytes sent so far
+Progress = Callable[[str, int, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class JobResult:
         metrics: released figures by name; numbers, and the confusion matrix as rows (true) of columns (predicted).
         planned, measured: what the plan said, and what this party's links and the other parties' statements say.
         classes: names of the target's classes, in the order of the confusion matrix.
+        share: this party's share of a model that stays shared; a uniform one without the others'.
         folder: specification, receipt, leakage report and result of this job.
         seconds: from the proposal to the released result; waiting for approval is not counted.
     """
@@ -97,6 +101,7 @@ class JobResult:
     seconds: float
     receipt_ok: bool
     classes: tuple[str, ...] = ()
+    share: Path | None = None
     predictions: NDArray[Any] | None = field(default=None, repr=False)
     model: Model | None = field(default=None, repr=False)
     problems: tuple[str, ...] = ()
@@ -172,6 +177,7 @@ class JobResult:
             "seconds": round(self.seconds, 3),
             "receipt_ok": self.receipt_ok,
             "problems": list(self.problems),
+            "share": None if self.share is None else str(self.share),
             "folder": str(self.folder),
         }
 

@@ -17,6 +17,7 @@ from enclave.messages import Decision, JobSpec, Reason, Signed
 from parties.buyer.book import Book
 from parties.buyer.network import Network, everywhere
 from parties.buyer.records import JobFolder
+from parties.buyer.results import Progress
 from parties.buyer.watching import Watch, refused_by
 from parties.node.statements import Statements
 
@@ -26,10 +27,8 @@ if TYPE_CHECKING:
     from enclave.workloads import Inputs
     from parties.server import NodeClient
 
-__all__ = ["Finished", "Report", "Run"]
+__all__ = ["Finished", "Run"]
 
-# stage, steps done, steps in all, bytes sent so far
-Report = Callable[[str, int, int, int], None]
 _POLL_S = 2.0
 
 
@@ -54,7 +53,7 @@ class Run:
         network: Network,
         book: Book,
         clock: Clock,
-        report: Report,
+        report: Progress,
     ) -> None:
         self.folder = folder
         self.signed: Signed = folder.signed()
@@ -156,7 +155,8 @@ class Run:
         return Finished(session.opened or {}, session, time.monotonic() - started_s)
 
     def _session(self, inputs: Inputs, watch: Watch, evidence: Evidence) -> SessionResult:
-        from enclave.executor.session import Progress, Sealing, run_session
+        from enclave.executor import session as core
+        from enclave.executor.session import Sealing, run_session
         from parties.server import start_everywhere
 
         jobs, job_id = self._book.jobs, self.spec.job_id
@@ -165,7 +165,7 @@ class Run:
             jobs.advance(job_id, "SEALED", detail=sealing.transcript.digest, worker_id=worker)
             return sealing.outputs
 
-        def progress(step: Progress) -> None:
+        def progress(step: core.Progress) -> None:
             self._report(step.stage, step.steps_done, step.steps_total, 0)
 
         with self._book.running(job_id) as worker:

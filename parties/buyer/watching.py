@@ -35,9 +35,9 @@ class Watch:
         self._states: dict[str, JobStatus] = {}
         self._channel: Channel | None = None
         self._stopped = False
+        self._names = tuple(client.card.name for client in clients)
         for client in clients:
             threading.Thread(target=self._follow, args=(client,), name=f"watch {client.card.name}", daemon=True).start()
-        self._names = tuple(client.card.name for client in clients)
 
     def attach(self, channel: Channel) -> None:
         """The session's channel: it is closed when a node ends the job."""

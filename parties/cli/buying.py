@@ -201,6 +201,8 @@ def result_text(result: JobResult) -> str:
         lines.append(f"{'predictions':<12} {len(result.predictions):,}, in {result.folder / 'predictions.csv'}")
     if result.model is not None:
         lines.append(f"{'model':<12} {result.folder / 'model.onnx'}")
+    if result.share is not None:
+        lines.append(f"{'model':<12} stays shared; this party's share is {result.share}")
     cost = result.measured
     same = "as planned" if cost.link_bytes == result.planned.link_bytes else "not as planned"
     lines += [

@@ -17,10 +17,9 @@ from enclave.identity import Identity, TrustStore
 from enclave.leakage.declared import party_views
 from enclave.messages import JobSpec
 from enclave.receipts import verify_receipt
-from parties.buyer import Buyer, JobResult, Schedule
+from parties.buyer import Buyer, JobResult, Progress, Schedule
 from parties.buyer.encodings import read_encoding
 from parties.buyer.records import RECEIPT, JobFolder
-from parties.buyer.running import Report
 from parties.config import write_default
 from parties.demo.data import OWNERS, FloatArray, IntArray, Split, load_split, write_encoding, write_owner
 from parties.demo.nodes import free_port, running_nodes
@@ -45,11 +44,11 @@ class _Stage:
     homes: Mapping[str, Path]
     split: Split
     encoding: Path
-    report: Report
+    report: Progress
     say: Say
 
 
-def run_demo(folder: Path | None = None, *, say: Say, report: Report, job_done: Callable[[Job], None]) -> DemoOutcome:
+def run_demo(folder: Path | None = None, *, say: Say, report: Progress, job_done: Callable[[Job], None]) -> DemoOutcome:
     """Runs the demonstration in `folder` (new or empty; a temporary one by default), which is left behind.
 
     Args:

@@ -123,6 +123,8 @@ def test_a_training_stays_shared_and_releases_only_its_metrics(fleet: Fleet, buy
     with pytest.raises(AttributeError, match="released no model"):
         _ = result.model_
     assert not (result.folder / "model.onnx").exists()
+    assert result.share is not None and stat.S_IMODE(result.share.stat().st_mode) == 0o600
+    assert buyer.result(result.job_id).share == result.share
 
 
 def test_a_trained_model_comes_as_onnx_and_safetensors_and_uses_the_buyers_rows(fleet: Fleet, buyer: Buyer) -> None:
