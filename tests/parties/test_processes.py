@@ -311,14 +311,14 @@ def test_a_worker_that_hangs_is_found_out_within_ten_seconds(trio: Fleet) -> Non
         stopped.extend(_workers(trio, "owner0"))
         for pid in stopped:
             os.kill(pid, signal.SIGSTOP)
+        # All others wait for the buyer, which waits here: only the silence itself gives the culprit away.
+        statuses = _final(trio, spec, ("owner1", "dealer"), within_s=12.0)
+        assert {s.state for s in statuses.values()} == {"FAILED"}
+        assert all("owner0" in s.reasons[0].text for s in statuses.values())
 
-    begun = time.monotonic()
     try:
         error = _held(trio, spec, stop)
         assert isinstance(error, PeerLost) and error.who == "owner0", error
-        statuses = _final(trio, spec, ("owner1", "dealer"))
-        assert time.monotonic() - begun < 15
-        assert all("owner0" in s.reasons[0].text for s in statuses.values())
     finally:
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
