@@ -9,6 +9,7 @@
     │   ├── BadModel         an ONNX file, a torch module or weights that cannot be run
     │   ├── BadData          rows, columns or values that do not fit the encoding
     │   ├── BadSpec          a job specification that contradicts itself
+    │   ├── Unsupported      a function of a library that is refused here
     │   └── RangeExceeded    a value could leave the fixed-point range; names the layer
     ├── SessionError         the computation stopped
     │   ├── PeerLost         who and at which step
@@ -104,6 +105,16 @@ class BadSpec(BadInput):
     """A job specification that contradicts itself or is malformed."""
 
     code = "input.spec"
+
+
+class Unsupported(BadInput):
+    """A function that exists in a library whose programs run here, but is wrong, insecure or not carried over."""
+
+    code = "input.unsupported"
+
+    def __init__(self, name: str, why: str, *, hint: str = "") -> None:
+        super().__init__(f"{name} is refused: {why}", hint=hint)
+        self.name = name
 
 
 class RangeExceeded(BadInput):

@@ -1,0 +1,210 @@
+"""What CrypTen gives to programs beside tensors: starting, saving, randomness, launching. Ours, or refused."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from enclave.engines.mpc.fence.active import current, current_or_none, refuse
+from enclave.engines.mpc.random import KeyStream, fresh_key
+from enclave.errors import BadSpec, Unsupported
+
+__all__ = [
+    "BinarySharedTensor",
+    "CUDALongTensor",
+    "configure_logging",
+    "generate_kbit_random_tensor",
+    "generate_random_ring_element",
+    "get_default_provider",
+    "register_validation",
+    "run_multiprocess",
+    "ttp_required",
+]
+
+
+# ---- sessions
+def init(config_file: None = None, party_name: str | None = None, device: None = None) -> None:
+    """Nothing but a check that this thread has a session: whoever started the program opened it."""
+    fence = current()
+    if config_file is not None or device not in (None, "cpu", torch.device("cpu")):
+        raise Unsupported("crypten.init", "configuration files and devices are not taken over")
+    if party_name is not None:
+        fence.party_name = party_name
+
+
+def uninit() -> None:
+    """Nothing: whoever opened the session closes it."""
+
+
+def is_initialized() -> bool:
+    """Whether this thread has a session."""
+    return current_or_none() is not None
+
+
+def run_multiprocess(world_size: int, maxsize: int | None = None) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates a program's main function: every party is in its own process already, so it runs here.
+
+    The results of the other parties are None: a value that one party computed stays with it.
+    """
+
+    def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> list[Any]:
+            fence = current()
+            if world_size != fence.parties:
+                raise BadSpec(f"the program wants {world_size} parties, the session has {fence.parties}")
+            results: list[Any] = [None] * world_size
+            results[fence.rank] = function(*args, **kwargs)
+            return results
+
+        return wrapper
+
+    return decorator
+
+
+def ttp_required() -> bool:
+    """False: the session's dealer needs no process of the program's."""
+    return False
+
+
+get_default_provider = refuse(
+    "crypten.mpc.get_default_provider", "correlated randomness comes from the session's dealer"
+)
+
+
+# ---- randomness
+def generate_random_ring_element(
+    size: Any, ring_size: int = 1 << 64, generator: None = None, **kwargs: Any
+) -> torch.Tensor:
+    """Uniform integers of a signed ring, known to this party alone: from a fresh AES key of the operating system's."""
+    bits = int(ring_size).bit_length() - 1
+    if ring_size != 1 << bits or not 0 < bits <= 64:
+        raise Unsupported(f"a ring of {ring_size} elements", "rings have a power of two")
+    return generate_kbit_random_tensor(size, bits, generator) - (1 << (bits - 1) if bits < 64 else 0)
+
+
+def generate_kbit_random_tensor(
+    size: Any, bitlength: int | None = None, generator: None = None, **kwargs: Any
+) -> torch.Tensor:
+    """Uniform integers of so many bits, known to this party alone."""
+    if generator is not None:
+        raise Unsupported("a random generator for shares", "keys are the session's")
+    bits = 64 if bitlength is None else int(bitlength)
+    if not 0 < bits <= 64:
+        raise Unsupported(f"integers of {bits} bits", "they have 1 to 64")
+    shape = tuple(size)
+    words = KeyStream(fresh_key()).words(1, int(np.prod(shape, dtype=np.int64)))
+    return torch.from_numpy((words >> np.uint64(64 - bits)).view(np.int64)).reshape(shape)
+
+
+class Generators(Mapping[str, Any]):
+    """Stands for `crypten.generators`: there are none to get at."""
+
+    def __getitem__(self, name: str) -> Any:
+        raise Unsupported(f"crypten.generators[{name!r}]", "shares and masks come from the session's key streams")
+
+    def __iter__(self) -> Any:
+        raise Unsupported("crypten.generators", "shares and masks come from the session's key streams")
+
+    def __len__(self) -> int:
+        return 0
+
+
+# ---- files
+def load_from_party(
+    f: Any = None,
+    preloaded: Any = None,
+    encrypted: bool = False,
+    model_class: None = None,
+    src: int = 0,
+    load_closure: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """A tensor that rank `src` has, encrypted. Only its shape is told to the others (one round).
+
+    Stock sends a pickled copy of what it loads, with parameters zeroed and buffers not. Here a file is read by
+    `src` itself, as NumPy's format for arrays without objects; modules are built by all parties and encrypted
+    with `encrypt(src=...)`.
+    """
+    import importlib
+
+    fence = current()
+    fence.check_rank(src, "src")
+    if encrypted or load_closure is not None or kwargs:
+        raise Unsupported("crypten.load_from_party", "files are arrays in NumPy's format, and plaintext")
+    tensor: Any = None
+    if fence.rank == src:
+        if (f is None) == (preloaded is None):
+            raise BadSpec("exactly one of f and preloaded must be given at the source")
+        tensor = torch.from_numpy(np.lib.format.read_array(_opened(f), allow_pickle=False)) if f else preloaded
+        if not isinstance(tensor, torch.Tensor):
+            raise Unsupported(
+                f"load_from_party of a {type(tensor).__name__}", "only tensors", hint="use module.encrypt(src=...)"
+            )
+    return importlib.import_module("crypten").cryptensor(tensor, src=src, broadcast_size=True)
+
+
+def _opened(f: Any) -> Any:
+    import io
+    from pathlib import Path
+
+    return io.BytesIO(Path(f).read_bytes()) if isinstance(f, str | Path) else f
+
+
+_SHARES = "shares are written by nobody: reveal to the party that is to keep a value"
+save = refuse("crypten.save", _SHARES)
+load = refuse("crypten.load", "stock unpickles the file")
+manual_seed = refuse("crypten.manual_seed", "keys come from the operating system")
+init_thread = refuse("crypten.init_thread", "a party is a session of its own")
+trace = refuse("crypten.trace", "the dealer is asked as the program runs")
+trace_once = refuse("crypten.trace_once", "the dealer is asked as the program runs")
+fill_cache = refuse("crypten.fill_cache", "the dealer is asked as the program runs")
+setup_prng = refuse("crypten._setup_prng", "keys come from the operating system")
+sync_seeds = refuse("crypten._sync_seeds", "keys come from the operating system")
+
+
+def save_from_party(obj: Any, f: Any, src: int = 0, save_closure: Any = None, **kwargs: Any) -> None:
+    """Writes a plaintext tensor of rank `src` in NumPy's format, and waits for all parties."""
+    fence = current()
+    fence.check_rank(src, "src")
+    if save_closure is not None or kwargs or not isinstance(obj, torch.Tensor):
+        raise Unsupported("crypten.save_from_party", "it writes plaintext tensors in NumPy's format")
+    if fence.rank == src:
+        np.save(f, obj.detach().cpu().numpy(), allow_pickle=False)
+    fence.publish(None, (1,), src)
+
+
+# ---- what stays a name
+class BinarySharedTensor:
+    """Refused: binary shares stay inside the comparison protocol."""
+
+    __init__ = refuse("BinarySharedTensor", "binary shares stay inside the comparison protocol")
+    new = staticmethod(refuse("BinarySharedTensor.new", "binary shares stay inside the comparison protocol"))
+    from_shares = staticmethod(
+        refuse("BinarySharedTensor.from_shares", "binary shares stay inside the comparison protocol")
+    )
+    PRZS = staticmethod(refuse("BinarySharedTensor.PRZS", "binary shares stay inside the comparison protocol"))
+    rand = staticmethod(refuse("BinarySharedTensor.rand", "binary shares stay inside the comparison protocol"))
+
+
+class CUDALongTensor:
+    """Refused: shares live on the CPU."""
+
+    __init__ = refuse("CUDALongTensor", "shares live on the CPU")
+    cat = staticmethod(refuse("CUDALongTensor.cat", "shares live on the CPU"))
+    stack = staticmethod(refuse("CUDALongTensor.stack", "shares live on the CPU"))
+
+
+def register_validation(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself: stock wraps it to decrypt operands and compare."""
+    return function
+
+
+def configure_logging() -> None:
+    """Logs of this process at level INFO."""
+    logging.basicConfig(level=logging.INFO)

@@ -1,0 +1,514 @@
+"""`MPCTensor` on the fence: every method that costs a round, draws randomness or decrypts is ours.
+
+`TensorMethods` is mixed into CrypTen's `CrypTensor` when the fence is installed (`tensor_class`); autograd and the
+arrangement of operators stay CrypTen's. What stock gets wrong and this does not is listed in `docs/crypten.md`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from enum import Enum
+from typing import Any
+
+import torch
+
+from enclave.engines.mpc.fence import functions, ordering, sampling
+from enclave.engines.mpc.fence.active import current
+from enclave.engines.mpc.fence.operations import Convolution
+from enclave.engines.mpc.fence.ordering import Windows
+from enclave.engines.mpc.fence.share import Share
+from enclave.errors import BadSpec, Unsupported
+
+__all__ = ["TensorMethods", "ptype", "tensor_class"]
+
+
+class ptype(Enum):
+    """Kinds of sharing; only arithmetic ones exist here."""
+
+    arithmetic = 0
+    binary = 1
+
+    def to_tensor(self) -> type[Share]:
+        """The class of shares."""
+        if self is ptype.binary:
+            raise Unsupported("ptype.binary", "binary shares stay inside the comparison protocol")
+        return Share
+
+
+def _raw(value: Any) -> Any:
+    """The share of an encrypted operand; a public operand as it is."""
+    return value._tensor if isinstance(value, TensorMethods) else value
+
+
+def _unary(function: Callable[..., Share]) -> Any:
+    def method(self: TensorMethods, *args: Any, **kwargs: Any) -> Any:
+        return self.wrap(function(self._tensor, *args, **kwargs))
+
+    method.__doc__ = function.__doc__
+    return method
+
+
+def _binary(function: Callable[[Share, Any], Share]) -> Any:
+    def method(self: TensorMethods, y: Any) -> Any:
+        return self.wrap(function(self._tensor, _raw(y)))
+
+    method.__doc__ = function.__doc__
+    return method
+
+
+def _tuple(value: Any, axes: int) -> tuple[int, ...]:
+    found = (value,) * axes if isinstance(value, int) else tuple(value)
+    if len(found) == 1:
+        found *= axes
+    if len(found) != axes or not all(isinstance(n, int) for n in found):
+        raise BadSpec(f"a convolution over {axes} axes needs {axes} whole numbers, found {value!r}")
+    return found
+
+
+def _convolution(axes: int, transposed: bool) -> Any:
+    def method(
+        self: TensorMethods,
+        kernel: Any,
+        bias: None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Any:
+        """Convolution with an encrypted or a public kernel; arguments after the kernel by name."""
+        if bias is not None:
+            raise Unsupported("a bias inside a convolution", "add it to the result")
+        steps, pads, dilations, extra = (_tuple(value, axes) for value in (stride, padding, dilation, output_padding))
+        op = Convolution(steps, pads, dilations, extra, groups, transposed)
+        return self.wrap(self._tensor.convolve(_raw(kernel), op))
+
+    return method
+
+
+def _no_gradient(name: str) -> Any:
+    """Refuses where CrypTen would lose the gradient without a word."""
+
+    def method(self: TensorMethods, *args: Any, **kwargs: Any) -> Any:
+        if current().grad_enabled and any(getattr(t, "requires_grad", False) for t in (self, *args)):
+            raise Unsupported(f"{name} of a tensor that requires a gradient", "it has none", hint="detach() it first")
+        return LINEAR[name](self, *args, **kwargs)
+
+    return method
+
+
+def _index_add(self: TensorMethods, dim: int, index: torch.Tensor, tensor: Any) -> Any:
+    return self.wrap(self._tensor.clone().index_add_(dim, index, _raw(tensor)))
+
+
+def _scatter_add(self: TensorMethods, dim: int, index: torch.Tensor, other: Any) -> Any:
+    return self.wrap(self._tensor.clone().scatter_add_(dim, index, _raw(other)))
+
+
+LINEAR: dict[str, Callable[..., Any]] = {"index_add": _index_add, "scatter_add": _scatter_add}
+
+
+class TensorMethods:
+    """What an encrypted tensor can do. `_tensor` is the `Share`."""
+
+    _tensor: Share
+    requires_grad: bool
+
+    def __init__(self, tensor: Any, ptype: ptype = ptype.arithmetic, device: Any = None, *args: Any, **kwargs: Any):
+        if tensor is None and not kwargs.get("broadcast_size"):
+            raise BadSpec("cannot encrypt None")
+        requires_grad = kwargs.pop("requires_grad", tensor.requires_grad if torch.is_tensor(tensor) else False)
+        super().__init__(requires_grad=requires_grad)  # type: ignore[call-arg]
+        self.ptype = ptype
+        kind = ptype.to_tensor()
+        self._tensor = (
+            kind.public(torch.empty(0))
+            if isinstance(tensor, list) and not tensor
+            else kind(tensor, *args, **{"device": device, **kwargs})
+        )
+
+    @classmethod
+    def wrap(cls, share: Share) -> Any:
+        """An encrypted tensor over a share."""
+        found = cls.__new__(cls)
+        super(TensorMethods, found).__init__(requires_grad=False)  # type: ignore[call-arg]
+        found.ptype = ptype.arithmetic
+        found._tensor = share
+        return found
+
+    @classmethod
+    def new(cls, *args: Any, **kwargs: Any) -> Any:
+        """MPCTensor(...)."""
+        return cls(*args, **kwargs)
+
+    @classmethod
+    def from_shares(cls, share: torch.Tensor, precision: int | None = None, ptype: ptype = ptype.arithmetic) -> Any:
+        """From the words that each rank holds."""
+        return cls.wrap(ptype.to_tensor().from_shares(share, precision=precision))
+
+    def clone(self) -> Any:
+        """A copy."""
+        return self.wrap(self._tensor.clone())
+
+    shallow_copy = clone
+
+    def copy_(self, other: Any) -> None:
+        """Takes over the value of `other`."""
+        self._tensor.copy_(other._tensor)
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        """Itself, for arithmetic sharing on the CPU; everything else is refused."""
+        wanted = [*args, *kwargs.values()]
+        if all(value in (ptype.arithmetic, "cpu", torch.device("cpu")) for value in wanted):
+            return self
+        raise Unsupported(f"to({', '.join(map(str, wanted))})", "tensors are arithmetic shares on the CPU")
+
+    _to_ptype = to
+
+    def cuda(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused."""
+        raise Unsupported("cuda()", "shares live on the CPU")
+
+    def cpu(self) -> Any:
+        """Itself."""
+        return self
+
+    is_cuda = False
+
+    def get_plain_text(self, dst: int | None = None) -> torch.Tensor | None:
+        """The numbers at `dst`, or at all ranks; None elsewhere. Refused inside a job."""
+        return self._tensor.get_plain_text(dst=dst)
+
+    def reveal(self, dst: int | None = None) -> torch.Tensor | None:
+        """The ring words at `dst`, or at all ranks; None elsewhere. Refused inside a job."""
+        return self._tensor.reveal(dst=dst)
+
+    def __repr__(self) -> str:
+        return f"MPCTensor(shape={self._tensor.dims}, share=<redacted>)"
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    @property
+    def share(self) -> torch.Tensor:
+        """The words, as a tensor that the program may change."""
+        return self._tensor.share
+
+    @share.setter
+    def share(self, value: torch.Tensor) -> None:
+        self._tensor.share = value
+
+    data = share
+
+    @property
+    def encoder(self) -> Any:
+        """The encoder of the words."""
+        return self._tensor.encoder
+
+    @encoder.setter
+    def encoder(self, value: Any) -> None:
+        self._tensor.encoder = value
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return self._tensor.device
+
+    # ---- operators that Python looks up on the class, past CrypTen's autograd: sent back through it
+    def __getitem__(self, index: Any) -> Any:
+        if self.requires_grad and current().grad_enabled:
+            return self.__getattribute__("__getitem__")(index)
+        return self.wrap(self._tensor[index])
+
+    def __pow__(self, exponent: Any) -> Any:
+        return self.__getattribute__("pow")(exponent)
+
+    def __rtruediv__(self, y: Any) -> Any:
+        return self.__getattribute__("reciprocal")().mul(y)
+
+    def __rmatmul__(self, y: Any) -> Any:
+        return self.new(y).matmul(self)
+
+    # ---- arithmetic
+    add = _binary(Share.add)
+    sub = _binary(Share.sub)
+    mul = _binary(Share.mul)
+    matmul = _binary(Share.matmul)
+    neg = _unary(Share.neg)
+    square = _unary(Share.square)
+    conv1d = _convolution(1, False)
+    conv2d = _convolution(2, False)
+    conv_transpose1d = _convolution(1, True)
+    conv_transpose2d = _convolution(2, True)
+
+    def __rsub__(self, y: Any) -> Any:
+        return self.neg().add(y)
+
+    def div(self, y: Any) -> Any:
+        """Quotient by a public or an encrypted divisor."""
+        if isinstance(y, TensorMethods):
+            return self.wrap(self._tensor.mul(functions.wide_reciprocal(y._tensor)))
+        return self.wrap(self._tensor.div(y))
+
+    index_add = _no_gradient("index_add")
+    scatter_add = _no_gradient("scatter_add")
+
+    def split(self, split_size: Any, dim: int = 0) -> tuple[Any, ...]:
+        """Pieces along an axis."""
+        length = self._tensor.dims[dim]
+        if isinstance(split_size, int):
+            sizes = [min(split_size, length - start) for start in range(0, length, split_size)]
+        else:
+            sizes = list(split_size)
+        if sum(sizes) != length:
+            raise BadSpec(f"pieces of {sizes} do not make up {length}")
+        starts = [sum(sizes[:k]) for k in range(len(sizes))]
+        narrow = self.__getattribute__("narrow")
+        return tuple(narrow(dim, start, size) for start, size in zip(starts, sizes, strict=True))
+
+    def unbind(self, dim: int = 0) -> tuple[Any, ...]:
+        """Slices along an axis."""
+        return tuple(piece.squeeze(dim) for piece in self.split(1, dim))
+
+    def mean(self, *args: Any, **kwargs: Any) -> Any:
+        """The mean over all elements or some axes."""
+        total = self._tensor.sum(*args, **kwargs)
+        return self.wrap(total.div(max(1, self._tensor.nelement() // max(1, total.nelement()))))
+
+    def var(self, dim: Any = None, unbiased: bool = True, keepdim: bool = False) -> Any:
+        """The variance; with `unbiased` (torch's default) over n - 1."""
+        x = self._tensor
+        n = x.nelement() if dim is None else torch.empty(x.dims, device="meta").sum(dim).numel()
+        count = x.nelement() if dim is None else x.nelement() // max(1, n)
+        if count - bool(unbiased) < 1:
+            raise BadSpec(f"a variance of {count} elements")
+        center = x.sum().div(count) if dim is None else x.sum(dim, keepdim=True).div(count)
+        squares = x.sub(center).square()
+        total = squares.sum() if dim is None else squares.sum(dim, keepdim=keepdim)
+        return self.wrap(total.div(count - bool(unbiased)))
+
+    # ---- comparisons; bits are integers
+    def _ltz(self) -> Any:
+        """[x < 0]."""
+        return self.wrap(ordering.not_negative(self._tensor).neg().add(1))
+
+    def ge(self, y: Any) -> Any:
+        """[x >= y]."""
+        return self.wrap(ordering.not_negative(self._tensor.sub(_raw(y))))
+
+    def lt(self, y: Any) -> Any:
+        """[x < y]."""
+        return self.wrap(ordering.not_negative(self._tensor.sub(_raw(y))).neg().add(1))
+
+    def le(self, y: Any) -> Any:
+        """[x <= y]."""
+        return self.wrap(ordering.not_negative(self._tensor.neg().add(_raw(y))))
+
+    def gt(self, y: Any) -> Any:
+        """[x > y]."""
+        return self.wrap(ordering.not_negative(self._tensor.neg().add(_raw(y))).neg().add(1))
+
+    def eq(self, y: Any) -> Any:
+        """[x = y], of the ring's numbers."""
+        return self.wrap(ordering.equal_zero(self._tensor.sub(_raw(y))))
+
+    def ne(self, y: Any) -> Any:
+        """[x != y]."""
+        return self.wrap(ordering.equal_zero(self._tensor.sub(_raw(y))).neg().add(1))
+
+    __ge__, __lt__, __le__, __gt__ = ge, lt, le, gt
+    __eq__ = eq
+    __ne__ = ne
+
+    def sign(self) -> Any:
+        """1 where x >= 0, else -1: as CrypTen, 0 counts as positive."""
+        return self.wrap(ordering.not_negative(self._tensor).mul(2).sub(1))
+
+    def abs(self) -> Any:
+        """|x|."""
+        return self.wrap(ordering.positive(self._tensor).mul(2).sub(self._tensor))
+
+    relu = _unary(ordering.positive)
+
+    def hardtanh(self, min_value: float = -1, max_value: float = 1) -> Any:
+        """x between two public bounds."""
+        return self.wrap(functions.clamped(functions.number(self._tensor), min_value, max_value))
+
+    def relu6(self) -> Any:
+        """x between 0 and 6."""
+        return self.hardtanh(0, 6)
+
+    def where(self, condition: Any, y: Any) -> Any:
+        """x where the condition is 1, y where it is 0."""
+        if isinstance(condition, TensorMethods):
+            bits, other = condition._tensor, _raw(y)
+            return self.wrap(self._tensor.sub(other).mul(bits).add(other))
+        mask = condition.float()
+        other = y.mul(1 - mask) if isinstance(y, TensorMethods) else torch.as_tensor(y) * (1 - mask)
+        return self.mul(mask).add(other)
+
+    def argmax(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
+        """The first maximum along an axis (None: of all), as a one-hot tensor or an index."""
+        hot = ordering.onehot_highest(self._tensor, dim)
+        return self.wrap(hot if one_hot else ordering.index_of(hot, dim, keepdim))
+
+    def argmin(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
+        """The first minimum along an axis (None: of all), as a one-hot tensor or an index."""
+        return self.wrap(self._tensor.neg()).argmax(dim, keepdim, one_hot)
+
+    def max(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
+        """The maximum; along an axis with its place."""
+        if dim is None:
+            return self.wrap(ordering.highest(self._tensor, None))
+        if self._tensor.dim() == 0:
+            return self.clone(), self.argmax(one_hot=one_hot)
+        hot = ordering.onehot_highest(self._tensor, dim)
+        best = self._tensor.mul(hot).sum(dim, keepdim=keepdim)
+        return self.wrap(best), self.wrap(hot if one_hot else ordering.index_of(hot, dim, keepdim))
+
+    def min(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
+        """The minimum; along an axis with its place."""
+        found = self.wrap(self._tensor.neg()).max(dim, keepdim, one_hot)
+        return found.neg() if dim is None else (found[0].neg(), found[1])
+
+    def max_pool2d(
+        self,
+        kernel_size: Any,
+        padding: Any = 0,
+        stride: Any = None,
+        dilation: Any = 1,
+        ceil_mode: bool = False,
+        return_indices: bool = False,
+    ) -> Any:
+        """Maxima of windows; with indices, also one-hot windows (N, C, OH, OW, KH, KW)."""
+        windows = Windows.regular(self._tensor.dims, kernel_size, stride, padding, dilation, ceil_mode)
+        if not return_indices:
+            return self.wrap(windows.largest(self._tensor))
+        return tuple(self.wrap(share) for share in ordering.pooled(self._tensor, windows))
+
+    def avg_pool2d(self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False) -> Any:
+        """Means of windows, the padding counted in."""
+        if ceil_mode:
+            raise Unsupported("avg_pool2d(ceil_mode=True)", "CrypTen has no such pooling")
+        return self.wrap(Windows.regular(self._tensor.dims, kernel_size, stride, padding).mean(self._tensor))
+
+    def adaptive_avg_pool2d(self, output_size: Any) -> Any:
+        """Means of windows that give an output of this size."""
+        return self.wrap(Windows.adaptive(self._tensor.dims, output_size).mean(self._tensor, count_padding=False))
+
+    def adaptive_max_pool2d(self, output_size: Any, return_indices: bool = False) -> Any:
+        """Maxima of windows that give an output of this size."""
+        if return_indices:
+            raise Unsupported("adaptive_max_pool2d(return_indices=True)", "windows differ in size")
+        return self.wrap(Windows.adaptive(self._tensor.dims, output_size).largest(self._tensor))
+
+    # ---- smooth functions: domains in `functions`
+    exp = _unary(functions.exp)
+    log = _unary(functions.log)
+    reciprocal = _unary(functions.reciprocal)
+    sqrt = _unary(functions.sqrt)
+    inv_sqrt = _unary(functions.inv_sqrt)
+    sigmoid = _unary(functions.sigmoid)
+    tanh = _unary(functions.tanh)
+    erf = _unary(functions.erf)
+    softmax = _unary(functions.softmax)
+    log_softmax = _unary(functions.log_softmax)
+
+    def pow(self, p: Any, **_: Any) -> Any:
+        """x^p for an integer p."""
+        return self.wrap(functions.power(self._tensor, p))
+
+    def pos_pow(self, p: Any) -> Any:
+        """x^p for x > 0 and any public or encrypted p, within the domains of `log` and `exp`."""
+        if isinstance(p, int) or (isinstance(p, float) and int(p) == p):
+            return self.pow(p)
+        return self.log().mul(p).exp()
+
+    def polynomial(self, coeffs: Any, func: str = "mul") -> Any:
+        """The sum of coeffs[k] x^(k + 1), for public or encrypted coefficients."""
+        if func != "mul":
+            raise Unsupported(f"polynomial(func={func!r})", "powers are products")
+        factors = _raw(torch.tensor(coeffs) if isinstance(coeffs, list | tuple) else coeffs)
+        count = factors.size(0)
+        powers = self._tensor.unsqueeze(0)
+        while powers.dims[0] < count:
+            powers = Share.cat([powers, powers.mul(powers[-1:])])
+        column = factors.reshape(count, *(1 for _ in self._tensor.dims))
+        return self.wrap(powers[:count].mul(column).sum(0))
+
+    def norm(self, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> Any:
+        """The 1-, 2- or maximum norm over all elements or along one axis."""
+        if p in ("fro", 2):
+            squares = self.square()
+            return (squares.sum() if dim is None else squares.sum(dim, keepdim=keepdim)).sqrt()
+        if p == 1:
+            return self.abs().sum() if dim is None else self.abs().sum(dim, keepdim=keepdim)
+        if p == float("inf"):
+            return self.wrap(ordering.highest(self.abs()._tensor, dim, keepdim))
+        raise Unsupported(f"norm(p={p!r})", "norms are 1, 2 and inf")
+
+    def cossin(self) -> tuple[Any, Any]:
+        """(cos x, sin x)."""
+        cos, sin = functions.cossin(self._tensor)
+        return self.wrap(cos), self.wrap(sin)
+
+    _eix = cossin
+
+    def cos(self) -> Any:
+        """The cosine."""
+        return self.cossin()[0]
+
+    def sin(self) -> Any:
+        """The sine."""
+        return self.cossin()[1]
+
+    # ---- randomness that no party knows
+    @classmethod
+    def rand(cls, *sizes: Any, device: Any = None) -> Any:
+        """Uniform in [0, 1)."""
+        return cls.wrap(sampling.uniform(sampling.dimensions(sizes)))
+
+    @classmethod
+    def randn(cls, *sizes: Any, device: Any = None) -> Any:
+        """Standard normal."""
+        return cls.wrap(sampling.normal(sampling.dimensions(sizes)))
+
+    def bernoulli(self) -> Any:
+        """1 with the probability that the element says."""
+        return self.gt(self.rand(self._tensor.dims))
+
+    def dropout(self, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+        """Zeroes elements with probability p by a mask that no party knows, and scales the others up."""
+        if inplace:
+            raise Unsupported("dropout(inplace=True)", "tensors are not changed in place")
+        if not training or p == 0:
+            return self.clone()
+        if p == 1:
+            return self.mul(0)
+        keep = sampling.bernoulli_mask(self._tensor.dims, 1 - p)
+        return self.wrap(self._tensor.mul(keep).div(1 - p))
+
+    def weighted_index(self, dim: int | None = None) -> Any:
+        """A one-hot tensor along an axis, its place drawn with the given weights."""
+        if dim is None:
+            return self.wrap(self._tensor.reshape(-1)).weighted_index(0).reshape(self._tensor.dims)
+        sums = self.wrap(self._tensor.cumsum(dim))
+        total = sums._tensor.narrow(dim, self._tensor.dims[dim] - 1, 1)
+        reached = sums.gt(self.rand(total.dims).mul(self.wrap(total)))._tensor
+        before = Share.cat([reached.narrow(dim, 0, 1).mul(0), reached.narrow(dim, 0, reached.dims[dim] - 1)], dim=dim)
+        return self.wrap(reached.sub(before))
+
+    def weighted_sample(self, dim: int | None = None) -> tuple[Any, Any]:
+        """An element drawn with the given weights, and its one-hot place."""
+        hot = self.weighted_index(dim)
+        chosen = self.mul(hot)
+        return (chosen.sum() if dim is None else chosen.sum(dim)), hot
+
+
+def tensor_class() -> type:
+    """CrypTen's `MPCTensor` of these methods. Only the fence's loader calls it, once."""
+    base = importlib.import_module("crypten.cryptensor").CrypTensor
+    made = type(base)("MPCTensor", (TensorMethods, base), {"__module__": __name__, "__hash__": TensorMethods.__hash__})
+    base.register_cryptensor("mpc")(made)
+    return made  # type: ignore[no-any-return]
