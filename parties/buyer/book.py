@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from enclave.clock import Clock
-from enclave.errors import EnclaveError
+from enclave.errors import EnclaveError, Refused
 from enclave.identity import Identity
-from enclave.jobs import History, JobRecord, Jobs
+from enclave.jobs import History, JobLimits, JobRecord, Jobs
 from enclave.messages import JobSpec, Reason, Signed
 from enclave.store import Store
 
@@ -23,6 +23,8 @@ __all__ = ["Book"]
 
 _LEASE_S = 60
 _RENEW_S = 15.0
+_MAX_OPEN = 100_000  # the nodes' limits count, and they say so
+_FAR_S = 365 * 86_400
 
 
 class Book:
@@ -30,7 +32,7 @@ class Book:
 
     def __init__(self, home: Path, identity: Identity, clock: Clock) -> None:
         self._store = Store.open(home / "jobs.db")
-        self.jobs = Jobs(self._store, identity, clock)
+        self.jobs = Jobs(self._store, identity, clock, JobLimits(_MAX_OPEN, _FAR_S, _FAR_S))
         self.jobs.expire_due()
 
     def __enter__(self) -> Book:
@@ -38,6 +40,15 @@ class Book:
 
     def __exit__(self, *_: object) -> None:
         self._store.close()
+
+    def find(self, job_id: str) -> JobRecord | None:
+        """The job's record, None when it was never recorded."""
+        try:
+            return self.jobs.get(job_id)
+        except Refused as error:
+            if error.code != "job.unknown":
+                raise
+            return None
 
     def propose(self, signed: Signed, spec: JobSpec) -> None:
         """Records a new job before anybody else hears of it."""

@@ -214,12 +214,13 @@ class Buyer(AbstractContextManager["Buyer"]):
 
         folder = self._folders.get(job_id)
         with self._book() as book:
-            record = book.jobs.get(folder.job_id)
-            if record.state == "RELEASED":
+            # A folder that the book does not know was left by a command that died before it proposed the job.
+            record = book.find(folder.job_id)
+            if record is not None and record.state == "RELEASED":
                 return load_result(folder)
-            if record.is_final:
+            if record is not None and record.is_final:
                 raise preparing.ended(record)
-            if record.state in ("RUNNING", "SEALED"):
+            if record is not None and record.state in ("RUNNING", "SEALED"):
                 raise NotReady(
                     f"job {folder.job_id} is being run by another command", job_id=folder.job_id, hint="ask again later"
                 )

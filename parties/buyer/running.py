@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Finished", "Run"]
 
 _POLL_S = 2.0
+_PROGRESS_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +166,14 @@ class Run:
             jobs.advance(job_id, "SEALED", detail=sealing.transcript.digest, worker_id=worker)
             return sealing.outputs
 
+        drawn_s = float("-inf")
+
         def progress(step: core.Progress) -> None:
-            self._report(step.stage, step.steps_done, step.steps_total, 0)
+            nonlocal drawn_s
+            now_s = time.monotonic()
+            if now_s - drawn_s >= _PROGRESS_S or step.steps_done == step.steps_total:
+                drawn_s = now_s
+                self._report(step.stage, step.steps_done, step.steps_total, watch.traffic_bytes())
 
         with self._book.running(job_id) as worker:
             self._report("waiting for workers", 0, 0, 0)

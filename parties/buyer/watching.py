@@ -47,6 +47,14 @@ class Watch:
         if broken is not None:
             channel.close(broken)
 
+    def traffic_bytes(self) -> int:
+        """Payload that this party has sent and received so far."""
+        with self._lock:
+            channel = self._channel
+        if channel is None:
+            return 0
+        return sum(link.sent_bytes + link.received_bytes for link in channel.stats())
+
     def broken(self) -> bool:
         """Whether some node has ended the job without a result."""
         with self._lock:
@@ -104,7 +112,11 @@ def ended_at(name: str, state: str, reasons: Sequence[Reason]) -> EnclaveError:
     if state == "REFUSED":
         return refused_by({name: reasons})
     code = reasons[0].rule if reasons else "session.ended"
-    return SessionError(f"the job {_ENDS.get(state, state.lower())} at {name}: {text}", code=code)
+    return SessionError(
+        f"the job {_ENDS.get(state, state.lower())} at {name}: {text}",
+        hint=f"ask the operator of {name}; the job can be proposed again as a new one",
+        code=code,
+    )
 
 
 _ENDS = {"FAILED": "failed", "WITHDRAWN": "was withdrawn", "EXPIRED": "expired"}

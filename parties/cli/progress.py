@@ -30,10 +30,14 @@ class ProgressLine:
         self._drawn_s = float("-inf")
         self._stage = ""
         self._open = False
+        self._done: int | None = None
 
     def update(self, stage: str, done: int = 0, total: int = 0, size_bytes: int = 0) -> None:
         """Says that `done` of `total` steps are done in the stage called `stage`, with `size_bytes` sent so far."""
         now_s = self._now_s()
+        if total and (self._done is None or done < self._done):
+            self._started_s = now_s  # the first step of a piece of work: the clock shows this piece alone
+        self._done = done if total else None
         changed = stage != self._stage
         wait_s = _REDRAW_S if self._interactive else _PLAIN_S
         first_plain = changed and not self._interactive and not total

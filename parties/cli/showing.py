@@ -53,13 +53,14 @@ def _job_text(job: Job, console: Console) -> str:
             "",
             _indented(table(("", "measured", "planned"), costs, right=(1, 2))),
             "",
-            console.style("bold", "  What each party learned"),
+            console.style("bold", "  What each party saw, and what stayed hidden from it"),
             *_learned(job),
             "",
             f"  receipt  {job.receipt}",
             f"           {job.checks} checks by the auditor, offline: "
             + console.style("good" if not job.failed_checks else "bad", receipt),
             f"  report   {job.report}",
+            f"           {job.verdict}",
         ]
     )
 
@@ -71,8 +72,8 @@ def _learned(job: Job) -> list[str]:
     lines = [f"  all who compute: {'; '.join(common)}"]
     for view in job.views:
         lines.append(f"  {view.party} ({view.role})")
-        lines += [f"    saw        {line}" for line in view.sees if line not in common or view not in computing]
-        lines += [f"    never saw  {line}" for line in view.hidden]
+        lines += [f"    saw     {line}" for line in view.sees if line not in common or view not in computing]
+        lines += [f"    hidden  {line}" for line in view.hidden]
     return lines
 
 

@@ -50,6 +50,7 @@ class Job:
     failed_checks: tuple[str, ...]
     receipt: Path
     report: Path
+    verdict: str
 
     @property
     def ok(self) -> bool:
@@ -69,7 +70,7 @@ class Job:
             "seconds": round(self.seconds, 3),
             "views": views,
             "receipt": {"path": str(self.receipt), "checks": self.checks, "failed": list(self.failed_checks)},
-            "report": str(self.report),
+            "report": {"path": str(self.report), "verdict": self.verdict},
         }
 
 

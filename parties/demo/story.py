@@ -15,11 +15,12 @@ from enclave.errors import BadInput
 from enclave.executor.catalogue import Catalogue
 from enclave.identity import Identity, TrustStore
 from enclave.leakage.declared import party_views
+from enclave.leakage.report import LeakageReport
 from enclave.messages import JobSpec
 from enclave.receipts import verify_receipt
 from parties.buyer import Buyer, JobResult, Progress, Schedule
 from parties.buyer.encodings import read_encoding
-from parties.buyer.records import RECEIPT, JobFolder
+from parties.buyer.records import RECEIPT, REPORT, JobFolder
 from parties.config import write_default
 from parties.demo.data import OWNERS, FloatArray, IntArray, Split, load_split, write_encoding, write_owner
 from parties.demo.nodes import free_port, running_nodes
@@ -103,7 +104,7 @@ def _found_parties(root: Path, split: Split, say: Say) -> dict[str, Path]:
         for other, card in cards.items():
             if other != name:
                 trust.add(card)
-    say(f"Six parties: {', '.join(f'{name} ({role})' for name, role in roles.items())}; each trusts the others' cards")
+    say(f"Six parties, who trust each other's cards: {', '.join(roles)}")
     for name in OWNERS:
         description = write_owner(root / "data" / name, name, split, BUYER)
         Catalogue(homes[name], name).add(description)
@@ -179,6 +180,7 @@ def _job(stage: _Stage, title: str, result: JobResult, figures: tuple[Figure, ..
         failed_checks=tuple(str(check) for check in verified.failures),
         receipt=result.folder / RECEIPT,
         report=result.write_report_page(),
+        verdict=LeakageReport.from_json(folder.read(REPORT)).verdict,
     )
 
 

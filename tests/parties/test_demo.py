@@ -52,7 +52,8 @@ def test_the_demonstration_agrees_with_plaintext_and_with_its_plan(tmp_path: Pat
     for job in outcome["jobs"]:
         assert job["measured"] == job["planned"] and job["planned"]["rounds"] > 0
         assert job["receipt"]["failed"] == [] and job["receipt"]["checks"] > 50
-        assert Path(job["report"]).read_text().startswith("<!doctype html>")
+        assert Path(job["report"]["path"]).read_text().startswith("<!doctype html>")
+        assert job["report"]["verdict"].startswith("Nothing undeclared was found")
     for figure in evaluation["figures"]:
         bound = 0.003 if figure["name"] == "AUC" else 1e-9
         assert abs(figure["encrypted"] - figure["plaintext"]) <= bound, figure
@@ -115,7 +116,7 @@ def test_a_job_is_in_order_only_if_all_of_it_is(tmp_path: Path) -> None:
     from parties.buyer import Cost
 
     cost, other = Cost(2, {("a", "b"): 8}), Cost(2, {("a", "b"): 9})
-    job = Job("t", "0" * 32, (Figure("x", 1.0, 1.0),), cost, cost, 1.0, (), 3, (), tmp_path, tmp_path)
+    job = Job("t", "0" * 32, (Figure("x", 1.0, 1.0),), cost, cost, 1.0, (), 3, (), tmp_path, tmp_path, "v")
     assert job.ok
-    assert not Job("t", "0" * 32, (), cost, other, 1.0, (), 3, (), tmp_path, tmp_path).ok
-    assert not Job("t", "0" * 32, (), cost, cost, 1.0, (), 3, ("x: failed",), tmp_path, tmp_path).ok
+    assert not Job("t", "0" * 32, (), cost, other, 1.0, (), 3, (), tmp_path, tmp_path, "v").ok
+    assert not Job("t", "0" * 32, (), cost, cost, 1.0, (), 3, ("x: failed",), tmp_path, tmp_path, "v").ok
