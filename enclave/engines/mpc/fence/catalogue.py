@@ -65,7 +65,10 @@ def _methods(names: str) -> Callable[[], dict[str, Any]]:
     def exports() -> dict[str, Any]:
         from enclave.engines.mpc.fence.tensor import TensorMethods
 
-        return {"__all__": names.split(), **{name: vars(TensorMethods)[name] for name in names.split()}}
+        methods: dict[str, Any] = {}
+        for base in reversed(TensorMethods.__mro__):
+            methods.update(vars(base))
+        return {"__all__": names.split(), **{name: methods[name] for name in names.split()}}
 
     return exports
 

@@ -63,7 +63,7 @@ class FixedPointEncoder:
         """float32 tensor (int64 without fraction) of the numbers that ring elements stand for."""
         if tensor is None:
             return None
-        return decoded(tensor.contiguous().numpy().view(np.uint64), self._precision_bits)
+        return decoded(tensor.contiguous().numpy().view(np.uint64), self._precision_bits).reshape(tensor.shape)
 
 
 def plain_array(x: Any) -> Array:
@@ -86,8 +86,8 @@ def encode_array(numbers: Array, bits: int) -> Array:
     if largest and math.log2(largest) + bits >= _LIMIT_BITS:
         raise RangeExceeded("the encoder", largest, 2.0 ** (_LIMIT_BITS - bits))
     if numbers.dtype.kind == "i":
-        return np.ascontiguousarray(numbers.view(np.uint64) << np.uint64(bits)).reshape(numbers.shape)
-    return np.ascontiguousarray(encode(numbers, bits)).reshape(numbers.shape)
+        return np.require(numbers.view(np.uint64) << np.uint64(bits), np.uint64, "C").reshape(numbers.shape)
+    return np.require(encode(numbers, bits), np.uint64, "C").reshape(numbers.shape)
 
 
 def check_finite(numbers: Array) -> Array:
@@ -99,8 +99,8 @@ def check_finite(numbers: Array) -> Array:
 
 def decoded(words: Array, bits: int) -> torch.Tensor:
     """float32 numbers, as CrypTen gives them; exact integers stay exact as long as float32 holds them."""
-    numbers = np.ascontiguousarray(decode(words, bits).reshape(words.shape))
-    return torch.from_numpy(numbers.astype(np.int64 if bits == 0 else np.float32))
+    numbers = decode(words, bits).reshape(words.shape)
+    return torch.from_numpy(np.require(numbers.astype(np.int64 if bits == 0 else np.float32), None, "C"))
 
 
 def nearest_integer_division(tensor: torch.Tensor, integer: int) -> torch.Tensor:

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from enclave.engines.mpc.fence import functions, ordering, sampling
+from enclave.engines.mpc.fence import functions, ordering
 from enclave.engines.mpc.fence.active import current
 from enclave.engines.mpc.fence.operations import Convolution
-from enclave.engines.mpc.fence.ordering import Windows
 from enclave.engines.mpc.fence.share import Share
+from enclave.engines.mpc.fence.tensor_functions import TensorFunctions, raw, unary
 from enclave.errors import BadSpec, Unsupported
 
 __all__ = ["TensorMethods", "ptype", "tensor_class"]
@@ -36,22 +36,9 @@ class ptype(Enum):
         return Share
 
 
-def _raw(value: Any) -> Any:
-    """The share of an encrypted operand; a public operand as it is."""
-    return value._tensor if isinstance(value, TensorMethods) else value
-
-
-def _unary(function: Callable[..., Share]) -> Any:
-    def method(self: TensorMethods, *args: Any, **kwargs: Any) -> Any:
-        return self.wrap(function(self._tensor, *args, **kwargs))
-
-    method.__doc__ = function.__doc__
-    return method
-
-
 def _binary(function: Callable[[Share, Any], Share]) -> Any:
     def method(self: TensorMethods, y: Any) -> Any:
-        return self.wrap(function(self._tensor, _raw(y)))
+        return self.wrap(function(self._tensor, raw(y)))
 
     method.__doc__ = function.__doc__
     return method
@@ -82,7 +69,7 @@ def _convolution(axes: int, transposed: bool) -> Any:
             raise Unsupported("a bias inside a convolution", "add it to the result")
         steps, pads, dilations, extra = (_tuple(value, axes) for value in (stride, padding, dilation, output_padding))
         op = Convolution(steps, pads, dilations, extra, groups, transposed)
-        return self.wrap(self._tensor.convolve(_raw(kernel), op))
+        return self.wrap(self._tensor.convolve(raw(kernel), op))
 
     return method
 
@@ -99,17 +86,17 @@ def _no_gradient(name: str) -> Any:
 
 
 def _index_add(self: TensorMethods, dim: int, index: torch.Tensor, tensor: Any) -> Any:
-    return self.wrap(self._tensor.clone().index_add_(dim, index, _raw(tensor)))
+    return self.wrap(self._tensor.clone().index_add_(dim, index, raw(tensor)))
 
 
 def _scatter_add(self: TensorMethods, dim: int, index: torch.Tensor, other: Any) -> Any:
-    return self.wrap(self._tensor.clone().scatter_add_(dim, index, _raw(other)))
+    return self.wrap(self._tensor.clone().scatter_add_(dim, index, raw(other)))
 
 
 LINEAR: dict[str, Callable[..., Any]] = {"index_add": _index_add, "scatter_add": _scatter_add}
 
 
-class TensorMethods:
+class TensorMethods(TensorFunctions):
     """What an encrypted tensor can do. `_tensor` is the `Share`."""
 
     _tensor: Share
@@ -235,8 +222,8 @@ class TensorMethods:
     sub = _binary(Share.sub)
     mul = _binary(Share.mul)
     matmul = _binary(Share.matmul)
-    neg = _unary(Share.neg)
-    square = _unary(Share.square)
+    neg = unary(Share.neg)
+    square = unary(Share.square)
     conv1d = _convolution(1, False)
     conv2d = _convolution(2, False)
     conv_transpose1d = _convolution(1, True)
@@ -295,215 +282,31 @@ class TensorMethods:
 
     def ge(self, y: Any) -> Any:
         """[x >= y]."""
-        return self.wrap(ordering.not_negative(self._tensor.sub(_raw(y))))
+        return self.wrap(ordering.not_negative(self._tensor.sub(raw(y))))
 
     def lt(self, y: Any) -> Any:
         """[x < y]."""
-        return self.wrap(ordering.not_negative(self._tensor.sub(_raw(y))).neg().add(1))
+        return self.wrap(ordering.not_negative(self._tensor.sub(raw(y))).neg().add(1))
 
     def le(self, y: Any) -> Any:
         """[x <= y]."""
-        return self.wrap(ordering.not_negative(self._tensor.neg().add(_raw(y))))
+        return self.wrap(ordering.not_negative(self._tensor.neg().add(raw(y))))
 
     def gt(self, y: Any) -> Any:
         """[x > y]."""
-        return self.wrap(ordering.not_negative(self._tensor.neg().add(_raw(y))).neg().add(1))
+        return self.wrap(ordering.not_negative(self._tensor.neg().add(raw(y))).neg().add(1))
 
     def eq(self, y: Any) -> Any:
         """[x = y], of the ring's numbers."""
-        return self.wrap(ordering.equal_zero(self._tensor.sub(_raw(y))))
+        return self.wrap(ordering.equal_zero(self._tensor.sub(raw(y))))
 
     def ne(self, y: Any) -> Any:
         """[x != y]."""
-        return self.wrap(ordering.equal_zero(self._tensor.sub(_raw(y))).neg().add(1))
+        return self.wrap(ordering.equal_zero(self._tensor.sub(raw(y))).neg().add(1))
 
     __ge__, __lt__, __le__, __gt__ = ge, lt, le, gt
     __eq__ = eq
     __ne__ = ne
-
-    def sign(self) -> Any:
-        """1 where x >= 0, else -1: as CrypTen, 0 counts as positive."""
-        return self.wrap(ordering.not_negative(self._tensor).mul(2).sub(1))
-
-    def abs(self) -> Any:
-        """|x|."""
-        return self.wrap(ordering.positive(self._tensor).mul(2).sub(self._tensor))
-
-    relu = _unary(ordering.positive)
-
-    def hardtanh(self, min_value: float = -1, max_value: float = 1) -> Any:
-        """x between two public bounds."""
-        return self.wrap(functions.clamped(functions.number(self._tensor), min_value, max_value))
-
-    def relu6(self) -> Any:
-        """x between 0 and 6."""
-        return self.hardtanh(0, 6)
-
-    def where(self, condition: Any, y: Any) -> Any:
-        """x where the condition is 1, y where it is 0."""
-        if isinstance(condition, TensorMethods):
-            bits, other = condition._tensor, _raw(y)
-            return self.wrap(self._tensor.sub(other).mul(bits).add(other))
-        mask = condition.float()
-        other = y.mul(1 - mask) if isinstance(y, TensorMethods) else torch.as_tensor(y) * (1 - mask)
-        return self.mul(mask).add(other)
-
-    def argmax(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
-        """The first maximum along an axis (None: of all), as a one-hot tensor or an index."""
-        hot = ordering.onehot_highest(self._tensor, dim)
-        return self.wrap(hot if one_hot else ordering.index_of(hot, dim, keepdim))
-
-    def argmin(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
-        """The first minimum along an axis (None: of all), as a one-hot tensor or an index."""
-        return self.wrap(self._tensor.neg()).argmax(dim, keepdim, one_hot)
-
-    def max(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
-        """The maximum; along an axis with its place."""
-        if dim is None:
-            return self.wrap(ordering.highest(self._tensor, None))
-        if self._tensor.dim() == 0:
-            return self.clone(), self.argmax(one_hot=one_hot)
-        hot = ordering.onehot_highest(self._tensor, dim)
-        best = self._tensor.mul(hot).sum(dim, keepdim=keepdim)
-        return self.wrap(best), self.wrap(hot if one_hot else ordering.index_of(hot, dim, keepdim))
-
-    def min(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
-        """The minimum; along an axis with its place."""
-        found = self.wrap(self._tensor.neg()).max(dim, keepdim, one_hot)
-        return found.neg() if dim is None else (found[0].neg(), found[1])
-
-    def max_pool2d(
-        self,
-        kernel_size: Any,
-        padding: Any = 0,
-        stride: Any = None,
-        dilation: Any = 1,
-        ceil_mode: bool = False,
-        return_indices: bool = False,
-    ) -> Any:
-        """Maxima of windows; with indices, also one-hot windows (N, C, OH, OW, KH, KW)."""
-        windows = Windows.regular(self._tensor.dims, kernel_size, stride, padding, dilation, ceil_mode)
-        if not return_indices:
-            return self.wrap(windows.largest(self._tensor))
-        return tuple(self.wrap(share) for share in ordering.pooled(self._tensor, windows))
-
-    def avg_pool2d(self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False) -> Any:
-        """Means of windows, the padding counted in."""
-        if ceil_mode:
-            raise Unsupported("avg_pool2d(ceil_mode=True)", "CrypTen has no such pooling")
-        return self.wrap(Windows.regular(self._tensor.dims, kernel_size, stride, padding).mean(self._tensor))
-
-    def adaptive_avg_pool2d(self, output_size: Any) -> Any:
-        """Means of windows that give an output of this size."""
-        return self.wrap(Windows.adaptive(self._tensor.dims, output_size).mean(self._tensor, count_padding=False))
-
-    def adaptive_max_pool2d(self, output_size: Any, return_indices: bool = False) -> Any:
-        """Maxima of windows that give an output of this size."""
-        if return_indices:
-            raise Unsupported("adaptive_max_pool2d(return_indices=True)", "windows differ in size")
-        return self.wrap(Windows.adaptive(self._tensor.dims, output_size).largest(self._tensor))
-
-    # ---- smooth functions: domains in `functions`
-    exp = _unary(functions.exp)
-    log = _unary(functions.log)
-    reciprocal = _unary(functions.reciprocal)
-    sqrt = _unary(functions.sqrt)
-    inv_sqrt = _unary(functions.inv_sqrt)
-    sigmoid = _unary(functions.sigmoid)
-    tanh = _unary(functions.tanh)
-    erf = _unary(functions.erf)
-    softmax = _unary(functions.softmax)
-    log_softmax = _unary(functions.log_softmax)
-
-    def pow(self, p: Any, **_: Any) -> Any:
-        """x^p for an integer p."""
-        return self.wrap(functions.power(self._tensor, p))
-
-    def pos_pow(self, p: Any) -> Any:
-        """x^p for x > 0 and any public or encrypted p, within the domains of `log` and `exp`."""
-        if isinstance(p, int) or (isinstance(p, float) and int(p) == p):
-            return self.pow(p)
-        return self.log().mul(p).exp()
-
-    def polynomial(self, coeffs: Any, func: str = "mul") -> Any:
-        """The sum of coeffs[k] x^(k + 1), for public or encrypted coefficients."""
-        if func != "mul":
-            raise Unsupported(f"polynomial(func={func!r})", "powers are products")
-        factors = _raw(torch.tensor(coeffs) if isinstance(coeffs, list | tuple) else coeffs)
-        count = factors.size(0)
-        powers = self._tensor.unsqueeze(0)
-        while powers.dims[0] < count:
-            powers = Share.cat([powers, powers.mul(powers[-1:])])
-        column = factors.reshape(count, *(1 for _ in self._tensor.dims))
-        return self.wrap(powers[:count].mul(column).sum(0))
-
-    def norm(self, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> Any:
-        """The 1-, 2- or maximum norm over all elements or along one axis."""
-        if p in ("fro", 2):
-            squares = self.square()
-            return (squares.sum() if dim is None else squares.sum(dim, keepdim=keepdim)).sqrt()
-        if p == 1:
-            return self.abs().sum() if dim is None else self.abs().sum(dim, keepdim=keepdim)
-        if p == float("inf"):
-            return self.wrap(ordering.highest(self.abs()._tensor, dim, keepdim))
-        raise Unsupported(f"norm(p={p!r})", "norms are 1, 2 and inf")
-
-    def cossin(self) -> tuple[Any, Any]:
-        """(cos x, sin x)."""
-        cos, sin = functions.cossin(self._tensor)
-        return self.wrap(cos), self.wrap(sin)
-
-    _eix = cossin
-
-    def cos(self) -> Any:
-        """The cosine."""
-        return self.cossin()[0]
-
-    def sin(self) -> Any:
-        """The sine."""
-        return self.cossin()[1]
-
-    # ---- randomness that no party knows
-    @classmethod
-    def rand(cls, *sizes: Any, device: Any = None) -> Any:
-        """Uniform in [0, 1)."""
-        return cls.wrap(sampling.uniform(sampling.dimensions(sizes)))
-
-    @classmethod
-    def randn(cls, *sizes: Any, device: Any = None) -> Any:
-        """Standard normal."""
-        return cls.wrap(sampling.normal(sampling.dimensions(sizes)))
-
-    def bernoulli(self) -> Any:
-        """1 with the probability that the element says."""
-        return self.gt(self.rand(self._tensor.dims))
-
-    def dropout(self, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-        """Zeroes elements with probability p by a mask that no party knows, and scales the others up."""
-        if inplace:
-            raise Unsupported("dropout(inplace=True)", "tensors are not changed in place")
-        if not training or p == 0:
-            return self.clone()
-        if p == 1:
-            return self.mul(0)
-        keep = sampling.bernoulli_mask(self._tensor.dims, 1 - p)
-        return self.wrap(self._tensor.mul(keep).div(1 - p))
-
-    def weighted_index(self, dim: int | None = None) -> Any:
-        """A one-hot tensor along an axis, its place drawn with the given weights."""
-        if dim is None:
-            return self.wrap(self._tensor.reshape(-1)).weighted_index(0).reshape(self._tensor.dims)
-        sums = self.wrap(self._tensor.cumsum(dim))
-        total = sums._tensor.narrow(dim, self._tensor.dims[dim] - 1, 1)
-        reached = sums.gt(self.rand(total.dims).mul(self.wrap(total)))._tensor
-        before = Share.cat([reached.narrow(dim, 0, 1).mul(0), reached.narrow(dim, 0, reached.dims[dim] - 1)], dim=dim)
-        return self.wrap(reached.sub(before))
-
-    def weighted_sample(self, dim: int | None = None) -> tuple[Any, Any]:
-        """An element drawn with the given weights, and its one-hot place."""
-        hot = self.weighted_index(dim)
-        chosen = self.mul(hot)
-        return (chosen.sum() if dim is None else chosen.sum(dim)), hot
 
 
 def tensor_class() -> type:
