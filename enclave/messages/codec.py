@@ -89,7 +89,7 @@ def _to_wire(value: Value) -> Message:
 
 
 def _from_wire(cls: type[Value], message: Message) -> Value:
-    hints = _hints(cls)
+    hints = _hints(typing.cast(typing.Hashable, cls))
     found: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast(Any, cls)):
         hint, item = hints[field.name], getattr(message, field.name)
@@ -114,5 +114,5 @@ def _from_wire(cls: type[Value], message: Message) -> Value:
 
 
 @functools.cache  # resolving them costs a hundred times what parsing a message does
-def _hints(cls: type[Value]) -> dict[str, Any]:
+def _hints(cls: typing.Hashable) -> dict[str, Any]:
     return typing.get_type_hints(cls)
