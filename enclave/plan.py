@@ -16,7 +16,7 @@ from typing import Any
 
 from enclave.engines.interface import Engine
 from enclave.engines.mpc.engine import engine_on
-from enclave.engines.mpc.session import Recorder
+from enclave.engines.mpc.recorder import Recorder
 
 __all__ = ["Plan", "Quote", "Stage", "make_plan"]
 

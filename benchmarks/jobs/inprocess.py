@@ -15,7 +15,7 @@ from benchmarks.jobs.job import Figures, Job, Outcome, Traffic, specification
 from enclave.channel.memory import memory_network
 from enclave.engines.interface import Engine, Permit
 from enclave.engines.mpc.engine import engine_on
-from enclave.engines.mpc.session import DealerSession, PartySession
+from enclave.engines.mpc.ranks import DealerSession, PartySession
 from enclave.engines.plain import InsecurePlainEngine
 from enclave.errors import EnclaveError, SessionError
 from enclave.messages import JobSpec

@@ -30,7 +30,7 @@ from enclave.messages import JobSpec, LinkTraffic, Signed, Transcript
 if TYPE_CHECKING:
     from enclave.channel import Channel
     from enclave.channel.grpc_link import Listener
-    from enclave.engines.mpc.session import DealerSession, PartySession
+    from enclave.engines.mpc.ranks import DealerSession, PartySession
     from enclave.engines.mpc.tensor import RingTensor
     from enclave.identity import Identity, TrustStore
     from enclave.plan import Plan
@@ -212,7 +212,7 @@ class _Run:
         """Hello, workload, gates, release."""
         from enclave import workloads
         from enclave.engines.mpc.engine import MpcEngine
-        from enclave.engines.mpc.session import DealerSession, PartySession
+        from enclave.engines.mpc.ranks import DealerSession, PartySession
 
         spec, plan = self.job.spec, self.seal.plan
         parties = len(spec.compute_parties)

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from enclave.channel.memory import memory_network
 from enclave.engines.mpc.engine import MpcEngine
 from enclave.engines.mpc.random import KeyStream
-from enclave.engines.mpc.session import DealerSession, PartySession, Recorder
+from enclave.engines.mpc.ranks import DealerSession, PartySession
+from enclave.engines.mpc.recorder import Recorder
 from enclave.leakage.audit import AuditResult, OpeningAudit
 
 Words = NDArray[np.uint64]

@@ -14,7 +14,9 @@ from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris
 from enclave.channel.memory import memory_network
 from enclave.engines.interface import Engine, Permit
 from enclave.engines.mpc.engine import MpcEngine
-from enclave.engines.mpc.session import DealerSession, PartySession, Recorder, Session
+from enclave.engines.mpc.ranks import DealerSession, PartySession
+from enclave.engines.mpc.recorder import Recorder
+from enclave.engines.mpc.session import Session
 from enclave.messages import JobSpec, Training
 from enclave.models import dense_architecture
 from enclave.workloads import Inputs, Result, check_spec, finish, release, run

@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from enclave.engines.mpc.engine import MpcEngine
-from enclave.engines.mpc.session import Item, PartySession, Protocol
+from enclave.engines.mpc.ranks import PartySession
+from enclave.engines.mpc.session import Item, Protocol
 from enclave.engines.mpc.tape import Array
 from enclave.engines.mpc.tensor import RingTensor
 from enclave.errors import BadSpec, NotReady, PolicyRefused, Unsupported

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 from enclave.channel import Channel
 from enclave.engines.mpc.fence.entries import MAX_MESSAGE_BYTES, TapeEntry
-from enclave.engines.mpc.session import DealerSession, PartySession, Tensor
+from enclave.engines.mpc.ranks import DealerSession, PartySession
+from enclave.engines.mpc.session import Tensor
 from enclave.engines.mpc.tape import Entry
 from enclave.errors import BadSpec, Desynchronised, PolicyRefused
 

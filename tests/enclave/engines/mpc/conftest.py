@@ -13,7 +13,8 @@ import pytest
 from enclave.channel.memory import memory_network
 from enclave.engines.interface import Permit
 from enclave.engines.mpc.engine import MpcEngine
-from enclave.engines.mpc.session import DealerSession, PartySession, Recorder
+from enclave.engines.mpc.ranks import DealerSession, PartySession
+from enclave.engines.mpc.recorder import Recorder
 
 
 @dataclass

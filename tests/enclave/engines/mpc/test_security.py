@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from enclave.engines.interface import Permit
-from enclave.engines.mpc import session as sessions
+from enclave.engines.mpc import ranks
 from enclave.engines.mpc.engine import MpcEngine
 from enclave.engines.mpc.random import KeyStream, fresh_key
-from enclave.engines.mpc.session import PartySession, Recorder
+from enclave.engines.mpc.ranks import PartySession
+from enclave.engines.mpc.recorder import Recorder
 from enclave.errors import EnclaveError, PlanMismatch, PolicyRefused
 
 N = 20_000
@@ -161,9 +162,9 @@ def test_different_plans_are_refused_before_anything_moves(run, monkeypatch):
         e.relu(e.zeros((length,)))
 
     monkeypatch.setattr(
-        sessions._Linked,
+        ranks.Linked,
         "handshake",
-        lambda self, digest, original=sessions._Linked.handshake: original(self, bytes([self.channel.rank]) * 32),
+        lambda self, digest, original=ranks.Linked.handshake: original(self, bytes([self.channel.rank]) * 32),
     )
     with pytest.raises(PlanMismatch, match="digests differ"):
         run(2, program)
