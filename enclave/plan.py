@@ -56,6 +56,7 @@ class Plan:
         openings: masked tensors opened.
         opened_words: 64-bit words opened under a mask.
         releases: labels of the outputs that are opened in the clear, each to one rank.
+        uses_torch: whether some product is large enough for torch, whose import takes seconds.
     """
 
     digest: bytes
@@ -69,6 +70,7 @@ class Plan:
     largest_deal_bytes: int
     releases: tuple[tuple[str, int], ...]
     stages: tuple[Stage, ...]
+    uses_torch: bool
 
     def sent_bytes(self, rank: int) -> int:
         """Bytes that a rank sends in all."""
@@ -134,4 +136,5 @@ def make_plan(parties: int, frac_bits: int, workload: Callable[[Engine], Any]) -
         largest_deal_bytes=largest,
         releases=tuple(releases),
         stages=tuple(Stage(name, *totals) for name, totals in stages.items()),
+        uses_torch=recorder.uses_torch,
     )

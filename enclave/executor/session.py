@@ -159,6 +159,8 @@ def run_session(
                 f"the job needs {seal.plan.dealer_bytes} dealer bytes, at most {dealer_bytes_limit} here",
                 rules=("dealer.bytes",),
             )
+        if seal.plan.uses_torch:
+            import torch  # noqa: F401  now, while nobody waits for a frame of ours
         channel = open_channel(
             job.spec.job_id,
             job.rank,

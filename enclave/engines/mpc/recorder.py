@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+from enclave.engines.mpc.protocols.arithmetic import ProductOfMasks
 from enclave.engines.mpc.session import Item, Record, Session, Tensor
-from enclave.engines.mpc.tape import Blank
+from enclave.engines.mpc.tape import Blank, Entry
 from enclave.errors import BadSpec
 
 __all__ = ["Recorder"]
@@ -23,10 +24,16 @@ class Recorder(Session):
     def __init__(self, parties: int) -> None:
         super().__init__(parties, None)
         self.records: list[tuple[str, Record]] = []
+        self.uses_torch = False
 
     def _note(self, record: Record) -> None:
         self.records.append((self.stage, record))
         self._check_steps(len(self.records))
+
+    def _deal(self, stream: int, entry: Entry) -> tuple[Tensor, ...]:
+        if isinstance(entry, ProductOfMasks):
+            self.uses_torch = self.uses_torch or entry.op.uses_torch(entry.x.shape, entry.y.shape)
+        return super()._deal(stream, entry)
 
     def _check_steps(self, steps: int) -> None:
         if steps > self.MAX_STEPS:

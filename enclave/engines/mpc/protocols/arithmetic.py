@@ -11,7 +11,7 @@ from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Array, Draw, MaskRef, Spec, additive
 from enclave.engines.mpc.tensor import Opened, RingTensor, open_masked
 
-__all__ = ["Bilinear", "Conv2d", "MatMul", "Mul", "product", "truncate"]
+__all__ = ["Bilinear", "Conv2d", "MatMul", "Mul", "ProductOfMasks", "product", "scaled", "truncate"]
 
 Shape = tuple[int, ...]
 U = np.uint64
@@ -28,6 +28,10 @@ class Mul:
     def shape(self, x: Shape, y: Shape) -> Shape:
         """Shape of the result."""
         return np.broadcast_shapes(x, y)
+
+    def uses_torch(self, x: Shape, y: Shape) -> bool:
+        """Whether `apply` imports torch, which takes seconds: a session does so before it begins."""
+        return False
 
     def apply(self, x: Array, y: Array) -> Array:
         """x * y modulo 2^64."""
@@ -46,13 +50,17 @@ class MatMul:
         """Shape of the result."""
         return (x[1] if self.transpose_x else x[0], y[0] if self.transpose_y else y[1])
 
+    def uses_torch(self, x: Shape, y: Shape) -> bool:
+        """See `Mul.uses_torch`."""
+        columns = y[0] if self.transpose_y else y[1]
+        size = x[0] * x[1]
+        return size >= 1 << 22 if columns == 1 else size * columns >= _TORCH_FROM
+
     def apply(self, x: Array, y: Array) -> Array:
         """x @ y modulo 2^64."""
         x, y = (x.T if self.transpose_x else x), (y.T if self.transpose_y else y)
-        if y.shape[1] == 1 and x.size < 1 << 22:
-            return np.asarray((x * y[:, 0]).sum(axis=1, keepdims=True, dtype=U))
-        if x.shape[0] * x.shape[1] * y.shape[1] < _TORCH_FROM:
-            return x @ y
+        if not MatMul().uses_torch(x.shape, y.shape):
+            return np.asarray((x * y[:, 0]).sum(axis=1, keepdims=True, dtype=U)) if y.shape[1] == 1 else x @ y
         import torch  # numpy has no fast integer product: torch's is 18 times faster
 
         return cast(Array, torch.mm(_to_torch(x), _to_torch(y)).numpy().view(U))
@@ -81,6 +89,10 @@ class Conv2d:
         height = (x[2] + top + bottom - self.dilation[0] * (y[2] - 1) - 1) // self.stride[0] + 1
         width = (x[3] + left + right - self.dilation[1] * (y[3] - 1) - 1) // self.stride[1] + 1
         return (x[0], y[0], height, width)
+
+    def uses_torch(self, x: Shape, y: Shape) -> bool:
+        """See `Mul.uses_torch`."""
+        return True
 
     def apply(self, x: Array, y: Array) -> Array:
         """The convolution modulo 2^64."""

@@ -31,6 +31,8 @@ def _run(parties: int, program: Callable[[MpcEngine], Any], frac_bits: int = 20)
     recorder = Recorder(parties)
     program(MpcEngine(recorder, frac_bits))
     digest = recorder.digest
+    if recorder.uses_torch:
+        import torch  # noqa: F401
     channels = memory_network([*(f"p{rank}" for rank in range(parties)), "dealer"], deadline_s=30.0)
     ran = Ran([None] * (parties + 1), [None] * (parties + 1), channels)
     errors: list[Exception] = []
