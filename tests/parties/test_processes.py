@@ -63,10 +63,9 @@ def _held(fleet: Fleet, spec: JobSpec, during: Callable[[], None], where: str = 
 
 
 def _workers(fleet: Fleet, name: str) -> list[int]:
-    pid = fleet.processes[name].pid
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()] or [
-        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
-    ]
+    """The children of every thread: a worker belongs to the thread that started it, the spare to another."""
+    tasks = Path(f"/proc/{fleet.processes[name].pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 # ---- the straight way
