@@ -67,6 +67,10 @@ def summary(verified: Verified) -> dict[str, Any]:
         "state": verified.state or None,
         "parties": [{"name": p.name, "role": p.role, "key_id": p.key_id.hex()} for p in spec.parties] if spec else [],
         "released": list(body.released) if body else [],
+        "ends": [
+            {"party": s.party, "state": s.state, "reasons": [{"rule": r.rule, "text": r.text} for r in s.reasons]}
+            for s in verified.statements
+        ],
         "checks": [dataclasses.asdict(check) for check in verified.checks],
     }
 

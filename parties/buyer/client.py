@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from enclave.clock import Clock, SystemClock
-from enclave.errors import BadInput, NotReady
+from enclave.errors import BadInput, EnclaveError, NotReady
 from enclave.identity import Card, Identity, TrustStore
 from enclave.messages import Encoding
 from parties.buyer import preparing
@@ -21,12 +21,13 @@ from parties.buyer.encodings import read_encoding
 from parties.buyer.network import Catalogue, Network
 from parties.buyer.preparing import Draft
 from parties.buyer.pricing import price
-from parties.buyer.records import JobFolder, JobFolders
+from parties.buyer.records import RECEIPT, JobFolder, JobFolders
 from parties.buyer.results import JobResult, JobSummary, Progress, Quote
 from parties.buyer.specs import Schedule, Terms, split_data
 
 if TYPE_CHECKING:
     from parties.buyer.book import Book
+    from parties.buyer.closing import Closing
 
 __all__ = ["Buyer"]
 
@@ -210,16 +211,18 @@ class Buyer(AbstractContextManager["Buyer"]):
         Args: job_id: the id, or enough of its first digits.
         Raises: NotReady when approval is still missing; what ended the job, when it failed.
         """
-        from parties.buyer.finishing import load_result
+        from parties.buyer.finishing import retry_receipt
 
         folder = self._folders.get(job_id)
         with self._book() as book:
             # A folder that the book does not know was left by a command that died before it proposed the job.
             record = book.find(folder.job_id)
             if record is not None and record.state == "RELEASED":
-                return load_result(folder)
+                return retry_receipt(folder, self._closing(book))
             if record is not None and record.is_final:
-                raise preparing.ended(record)
+                error = preparing.ended(record)
+                self._close(folder, book, error)
+                raise error
             if record is not None and record.state in ("RUNNING", "SEALED"):
                 raise NotReady(
                     f"job {folder.job_id} is being run by another command", job_id=folder.job_id, hint="ask again later"
@@ -252,10 +255,30 @@ class Buyer(AbstractContextManager["Buyer"]):
             clock=self._clock,
             report=self._report,
         )
-        run.admit(wait_s)
-        finished = run.perform(draft.inputs())
+        try:
+            run.admit(wait_s)
+            finished = run.perform(draft.inputs())
+        except EnclaveError as error:
+            self._close(folder, book, error)
+            raise
         self._report("collecting the receipt", 0, 0, 0)
-        return conclude(run, draft, finished, identity=self._identity, trust=self._trust, book=book)
+        return conclude(run, draft, finished, identity=self._identity, closing=self._closing(book))
+
+    def _closing(self, book: Book) -> Closing:
+        from parties.buyer.closing import Closing
+
+        return Closing(identity=self._identity, trust=self._trust, book=book, clock=self._clock)
+
+    def _close(self, folder: JobFolder, book: Book, error: EnclaveError) -> None:
+        """Makes the receipt of a job that ended with `error`, and notes on the error what came of that."""
+        record = book.find(folder.job_id)
+        if record is None or not record.is_final:
+            return
+        if not folder.has(RECEIPT):
+            self._report("collecting the receipt", 0, 0, 0)
+            error.add_note(self._closing(book).close(folder).line(folder.job_id))
+        else:
+            error.add_note(f"the receipt of this end, signed by all, is {folder.path / RECEIPT}")
 
     def _parties(self, data: Sequence[str], dealer: str | None, rows: Sequence[int] | None) -> preparing.Parties:
         wanted = split_data(data)

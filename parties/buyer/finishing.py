@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,24 +11,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.errors import EnclaveError, NotReady, SessionError
-from enclave.identity import Identity, TrustStore
-from enclave.messages import JobSpec, Signed, Statement, Transcript
-from parties.buyer.book import Book
-from parties.buyer.network import everywhere
+from enclave.identity import Identity
+from enclave.messages import JobSpec, Transcript
+from parties.buyer.closing import Closing, Ended
 from parties.buyer.preparing import Draft
-from parties.buyer.records import RECEIPT, REPORT, RESULT, JobFolder
+from parties.buyer.records import OUTPUTS, REPORT, RESULT, JobFolder
 from parties.buyer.results import Cost, JobResult
 from parties.buyer.running import Finished, Run
 
 if TYPE_CHECKING:
     from enclave.models import Model
     from enclave.workloads import Result
-    from parties.server import NodeClient
 
-__all__ = ["conclude", "load_result"]
+__all__ = ["conclude", "load_result", "retry_receipt"]
 
-_STATEMENT_S = 10.0
 _PREDICTIONS = "predictions.csv"
 
 
@@ -39,14 +34,14 @@ def conclude(
     finished: Finished,
     *,
     identity: Identity,
-    trust: TrustStore,
-    book: Book,
+    closing: Closing,
 ) -> JobResult:
     """Writes everything into the job's folder and returns the result.
 
     The result is safe before the receipt is asked for: a node that does not sign is a problem to report, and never
     a reason to lose what was released.
     """
+    from enclave.receipts import outputs_digest
     from enclave.workloads import finish
 
     spec, folder = run.spec, run.folder
@@ -71,27 +66,28 @@ def conclude(
     )
     _write(folder, result)
     folder.write(REPORT, finished.session.report)
-    problems: list[str] = []
-    try:
-        statements = _collect(run, identity, finished)
-        transcripts = _transcripts(statements)
-        receipt = _receipt(run, draft, finished, statements, identity, trust)
-        folder.write(RECEIPT, receipt)
-        book.jobs.save_document(spec.job_id, "receipt", receipt)
-    except EnclaveError as error:
-        problems.append(f"no receipt: {error.public}")
-    else:
-        kept = everywhere(lambda client: client.deposit(receipt), run.clients)
-        problems += [
-            f"{client.card.name} did not keep the receipt: {answer.public}"
-            for client, answer in zip(run.clients, kept, strict=True)
-            if isinstance(answer, EnclaveError)
-        ]
+    commitment = outputs_digest(draft.outputs_salt, finished.opened)
+    folder.write_json(OUTPUTS, {"digest": commitment.hex(), "released": list(finished.opened)})
+    run.state(finished.session)
+    return _with_end(result, folder, closing.close(folder, run.clients), transcripts)
+
+
+def retry_receipt(folder: JobFolder, closing: Closing) -> JobResult:
+    """The result that `conclude` wrote; its receipt is asked for again if it could not be made then."""
+    result = load_result(folder)
+    if result.receipt_ok or not folder.has(OUTPUTS):
+        return result
+    return _with_end(result, folder, closing.close(folder), {})
+
+
+def _with_end(result: JobResult, folder: JobFolder, ended: Ended, known: Mapping[str, Transcript]) -> JobResult:
+    said = {name: s.transcript for name, s in ended.statements.items() if s.transcript is not None}
+    transcripts = {**known, **said}
     result = replace(
         result,
-        measured=_measured(transcripts),
-        receipt_ok=folder.has(RECEIPT),
-        problems=tuple(problems),
+        measured=_measured(transcripts) if transcripts else result.measured,
+        receipt_ok=ended.receipt is not None,
+        problems=tuple(f"no receipt: {text}" if ended.receipt is None else text for text in ended.problems),
     )
     folder.write_json(RESULT, result.to_json())
     return result
@@ -176,63 +172,7 @@ def _csv(predictions: NDArray[Any]) -> bytes:
     return "".join(",".join(repr(float(x)) for x in row) + "\n" for row in rows).encode()
 
 
-# ---- the receipt
-
-
-def _collect(run: Run, identity: Identity, finished: Finished) -> list[Signed]:
-    """Every party's signed statement, in rank order."""
-    own = run.state(finished.session)
-    end_s = time.monotonic() + _STATEMENT_S
-    fetched = everywhere(lambda client: _statement(client, run.spec.job_id, end_s), run.clients)
-    by_key: dict[bytes, Signed] = {identity.key_id: own}
-    for client, statement in zip(run.clients, fetched, strict=True):
-        if isinstance(statement, EnclaveError):
-            raise statement
-        by_key[client.card.key_id] = statement
-    return [by_key[party.key_id] for party in run.spec.parties]
-
-
-def _statement(client: NodeClient, job_id: str, end_s: float) -> Signed:
-    """The node's statement, which it writes a moment after its worker has ended."""
-    while True:
-        try:
-            documents = client.fetch(job_id)
-            if "statement" in documents:
-                return Signed.decode(documents["statement"])
-        except NotReady:
-            pass
-        if time.monotonic() > end_s:
-            raise SessionError(f"{client.card.name} has made no statement about job {job_id}", code="session.statement")
-        time.sleep(0.05)
-
-
-def _receipt(
-    run: Run, draft: Draft, finished: Finished, statements: Sequence[Signed], identity: Identity, trust: TrustStore
-) -> bytes:
-    from enclave.receipts import assemble, complete, countersign, outputs_digest
-
-    spec = run.spec
-    body = assemble(
-        run.signed,
-        statements,
-        outputs_digest=outputs_digest(draft.outputs_salt, finished.opened),
-        released=tuple(finished.opened),
-    )
-    cards = [identity.card if p.role == "buyer" else trust.by_key_id(p.key_id) for p in spec.parties]
-    own = countersign(identity, body, statement=statements[spec.rank(identity.name)], spec=run.signed, cards=cards)
-    asked = identity.sign("receipt", body)
-    answers = everywhere(lambda client: client.countersign(asked), run.clients)
-    by_key: dict[bytes, Signed] = {identity.key_id: own}
-    for client, answer in zip(run.clients, answers, strict=True):
-        if isinstance(answer, EnclaveError):
-            raise answer
-        by_key[client.card.key_id] = answer
-    return complete(body, [by_key[card.key_id] for card in cards], cards)
-
-
-def _transcripts(statements: Sequence[Signed]) -> dict[str, Transcript]:
-    said = [Statement.decode(signed.body) for signed in statements]
-    return {s.party: s.transcript for s in said if s.transcript is not None}
+# ---- figures
 
 
 def _measured(transcripts: Mapping[str, Transcript]) -> Cost:

@@ -32,9 +32,10 @@ class Catalogue:
 class Network:
     """Connections to nodes, opened when first needed and closed together."""
 
-    def __init__(self, identity: Identity, trust: TrustStore) -> None:
+    def __init__(self, identity: Identity, trust: TrustStore, *, deadline_s: float = 15.0) -> None:
         self._identity = identity
         self._trust = trust
+        self._deadline_s = deadline_s
         self._clients: dict[bytes, NodeClient] = {}
 
     def __enter__(self) -> Network:
@@ -50,7 +51,7 @@ class Network:
         from parties.server import NodeClient
 
         if card.key_id not in self._clients:
-            self._clients[card.key_id] = NodeClient(self._identity, card)
+            self._clients[card.key_id] = NodeClient(self._identity, card, deadline_s=self._deadline_s)
         return self._clients[card.key_id]
 
     def clients(self, spec: JobSpec) -> tuple[NodeClient, ...]:

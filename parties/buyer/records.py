@@ -21,6 +21,7 @@ __all__ = ["JobFolder", "JobFolders"]
 
 SPEC, REQUEST, WEIGHTS = "spec.pb", "request.json", "weights.safetensors"
 RESULT, RECEIPT, REPORT, REPORT_PAGE = "result.json", "receipt.pb", "report.json", "report.html"
+OUTPUTS = "outputs.json"  # what the receipt says of them: a salted digest and their names
 
 
 class JobFolder:

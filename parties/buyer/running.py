@@ -15,6 +15,7 @@ from enclave.executor.orders import Failure, Outcome
 from enclave.identity import Identity, TrustStore
 from enclave.messages import Decision, JobSpec, Reason, Signed
 from parties.buyer.book import Book
+from parties.buyer.closing import no_claims
 from parties.buyer.network import Network, everywhere
 from parties.buyer.records import JobFolder
 from parties.buyer.results import Progress
@@ -214,7 +215,7 @@ class Run:
         self._statements().write(self.spec.job_id, outcome)
 
     def _statements(self) -> Statements:
-        return Statements(self._book.jobs, self._identity, self._clock, _no_claims)
+        return Statements(self._book.jobs, self._identity, self._clock, no_claims)
 
     def _locate(self, rank: int, watch: Watch) -> str:
         party = self.spec.parties[rank]
@@ -222,11 +223,6 @@ class Run:
         if client is None:
             raise Untrusted(f"rank {rank} is {party.name}, which has no node")
         return client.locate(self.spec.job_id, stop=watch.broken)
-
-
-def _no_claims(spec: JobSpec) -> tuple[str, ...]:
-    # What a node claims of itself concerns its server and its profile; a buyer has neither.
-    return ()
 
 
 def _done(record: object) -> None:

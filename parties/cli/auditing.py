@@ -38,10 +38,13 @@ def _text(verified: Verified, console: Console) -> str:
     if verified.spec is not None:
         spec = verified.spec
         data = ", ".join(f"{d.owner}/{d.name} ({d.rows:,} rows)" for d in spec.datasets)
-        lines += [f"job      {spec.job_id}", f"kind     {spec.kind}, {verified.state.lower()}", f"data     {data}"]
+        ended = "released" if verified.released else "ended without release"
+        lines += [f"job      {spec.job_id}", f"kind     {spec.kind}, {ended}", f"data     {data}"]
         lines.append(f"parties  {', '.join(f'{p.name} ({p.role})' for p in spec.parties)}")
     if verified.body is not None:
         lines.append(f"released {', '.join(verified.body.released) or 'nothing'}")
+    if not verified.released:
+        lines += _ends(verified)
     failures = verified.failures
     if failures:
         lines.append(console.style("bad", f"verdict  {len(failures)} of {len(verified.checks)} checks failed"))
@@ -54,6 +57,24 @@ def _text(verified: Verified, console: Console) -> str:
         + (known if verified.mode == "authenticated" else unknown)
     )
     return "\n".join(lines)
+
+
+def _ends(verified: Verified) -> list[str]:
+    """How the job ended at each party, with the reasons that the party states."""
+    width = max((len(said.party) for said in verified.statements), default=0)
+    lines = []
+    for said in verified.statements:
+        reasons = "; ".join(f"{_plain(reason.text)} ({_plain(reason.rule)})" for reason in said.reasons)
+        lines.append(
+            f"end      {_plain(said.party).ljust(width)}  {_plain(said.state).lower()}"
+            + (f": {reasons}" if reasons else "")
+        )
+    return lines
+
+
+def _plain(text: str) -> str:
+    # A receipt is a stranger's file: nothing in it may move the cursor.
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 COMMANDS: Mapping[str, Callable[[Namespace, Console], Answer]] = {

@@ -75,6 +75,7 @@ class Console:
 
     def error(self, error: EnclaveError) -> int:
         """Prints the error (and, with --json, its object on stdout) and returns the exit code."""
+        notes: list[str] = getattr(error, "__notes__", [])
         if self.as_json:
             body: dict[str, Any] = {"code": error.code, "message": error.public, "hint": error.hint}
             if isinstance(error, BadData) and error.detail:
@@ -83,6 +84,8 @@ class Console:
                 body["rules"] = list(error.rules)
             if isinstance(error, NotReady) and error.job_id:
                 body["job_id"] = error.job_id
+            if notes:
+                body["notes"] = notes
             print(json.dumps({"error": body}), file=self.stdout, flush=True)
         else:
             print(f"error: {error.public}", file=self.stderr)
@@ -91,6 +94,8 @@ class Console:
                 print(f"detail: {detail}", file=self.stderr)
             if error.hint:
                 print(f"hint: {error.hint}", file=self.stderr)
+            for note in notes:
+                print(f"note: {note}", file=self.stderr)
         return exit_code(error)
 
 

@@ -279,7 +279,35 @@ def test_unreleased_jobs_have_receipts_too(room: Room) -> None:
         quiet = room.body(statements=tuple(said), outputs_digest=b"", released=())
         assert verify_receipt(room.receipt(quiet)).ok
         leaky = room.body(statements=tuple(said))
-        assert failed(verify_receipt(room.receipt(leaky))) == {"outputs.released"}
+        assert failed(verify_receipt(room.receipt(leaky))) == {"outputs.released", "outputs.digest"}
+
+
+def test_parties_of_an_unreleased_job_may_end_differently(room: Room) -> None:
+    states = ("REFUSED", "WITHDRAWN", "FAILED", "EXPIRED")
+    said = [room.statement(n, state=s, transcript=None) for n, s in zip(NAMES, states, strict=True)]
+    signed = room.signed(said)
+    body = assemble(room.signed_spec, signed)
+    signatures = [
+        countersign(identity, body, statement=own, spec=room.signed_spec, cards=room.cards)
+        for identity, own in zip(room.identities, signed, strict=True)
+    ]
+    verified = verify_receipt(complete(body, signatures, room.cards), room.cards)
+    assert verified.ok and not verified.released and verified.state == "ENDED"
+    assert [s.state for s in verified.statements] == list(states)
+    quiet = room.body(statements=tuple(signed), outputs_digest=b"", released=("accuracy",))
+    assert failed(verify_receipt(room.receipt(quiet))) == {"outputs.released", "outputs.digest"}
+
+
+def test_one_release_among_other_ends_is_no_end_without_release(room: Room) -> None:
+    """Whoever says RELEASED may have let its share go: nobody countersigns that nothing was released."""
+    said = [room.statement(n, state="RELEASED" if n == "south" else "FAILED") for n in NAMES]
+    signed = room.signed(said)
+    body = assemble(room.signed_spec, signed)
+    for identity, own in zip(room.identities, signed, strict=True):
+        with pytest.raises(Refused, match=r"statement\.state \[north\]: expected RELEASED"):
+            countersign(identity, body, statement=own, spec=room.signed_spec, cards=room.cards)
+    quiet = room.body(statements=tuple(signed), outputs_digest=b"", released=())
+    assert "statement.state" in failed(verify_receipt(room.receipt(quiet)))
 
 
 def test_receipt_of_a_leak_is_evidence(room: Room) -> None:
