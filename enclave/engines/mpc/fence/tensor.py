@@ -177,6 +177,9 @@ class TensorMethods(TensorFunctions):
     def __hash__(self) -> int:
         return id(self)
 
+    def __bool__(self) -> bool:
+        raise Unsupported("bool() of an encrypted tensor", "control flow must not depend on a secret")
+
     @property
     def share(self) -> torch.Tensor:
         """The words, as a tensor that the program may change."""
