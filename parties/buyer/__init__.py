@@ -10,7 +10,7 @@ Verbs are those of the command line. Nothing here prints; long work reports to t
 """
 
 from parties.buyer.client import Buyer
-from parties.buyer.results import Cost, JobResult, JobSummary, Progress, Quote
+from parties.buyer.results import Cost, JobResult, JobSummary, Progress, Quote, Withdrawal
 from parties.buyer.specs import Schedule
 
-__all__ = ["Buyer", "Cost", "JobResult", "JobSummary", "Progress", "Quote", "Schedule"]
+__all__ = ["Buyer", "Cost", "JobResult", "JobSummary", "Progress", "Quote", "Schedule", "Withdrawal"]

@@ -86,6 +86,23 @@ class Book:
             state = "FAILED"
         self.jobs.advance(job_id, state, reasons)
 
+    def withdraw(self, job_id: str, name: str) -> JobRecord:
+        """Ends a job as withdrawn by its buyer `name`; a job that ended without a result stays as it is.
+
+        Raises:
+            Refused: its result was released.
+        """
+        with contextlib.suppress(Refused):
+            self.jobs.advance(job_id, "WITHDRAWN", (Reason("job.withdrawn", f"withdrawn by {name}"),))
+        record = self.jobs.get(job_id)
+        if record.state == "RELEASED":
+            raise Refused(
+                f"job {job_id} is released already",
+                hint=f"see `enclave buyer result {job_id}`",
+                code="job.state",
+            )
+        return record
+
     def _renew(self, job_id: str, worker: str, done: threading.Event) -> None:
         while not done.wait(_RENEW_S):
             try:

@@ -22,7 +22,7 @@ from parties.buyer.network import Catalogue, Network
 from parties.buyer.preparing import Draft
 from parties.buyer.pricing import price
 from parties.buyer.records import RECEIPT, JobFolder, JobFolders
-from parties.buyer.results import JobResult, JobSummary, Progress, Quote
+from parties.buyer.results import JobResult, JobSummary, Progress, Quote, Withdrawal
 from parties.buyer.specs import Schedule, Terms, split_data
 
 if TYPE_CHECKING:
@@ -229,6 +229,25 @@ class Buyer(AbstractContextManager["Buyer"]):
                 )
             _warm_up()
             return self._run(preparing.reload(folder), folder, book, wait_s)
+
+    def withdraw(self, job_id: str) -> Withdrawal:
+        """Cancels a job of this buyer, waiting or running, here and at all of its nodes. Idempotent.
+
+        A command that runs the job meanwhile ends with the news that it is withdrawn.
+
+        Args: job_id: the id, or enough of its first digits.
+        Raises: Refused: the job's result was released already.
+        """
+        folder = self._folders.get(job_id)
+        with self._book() as book:
+            if book.find(folder.job_id) is None:
+                # Left by a command that died before it proposed the job. It must not be proposed by the next.
+                book.propose(folder.signed(), folder.spec())
+            record = book.withdraw(folder.job_id, self.name)
+            self._report("collecting the receipt", 0, 0, 0)
+            ended = self._closing(book).close(folder)
+        states = {name: said.state for name, said in ended.statements.items()}
+        return Withdrawal(folder.job_id, record.state, states, ended.receipt, ended.problems)
 
     # ---- how
     def _run_new(self, draft: Draft, wait_s: float, *, mock: bool) -> JobResult:

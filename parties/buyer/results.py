@@ -15,7 +15,7 @@ from parties.buyer.records import REPORT, REPORT_PAGE, JobFolder
 if TYPE_CHECKING:
     from enclave.models import Model
 
-__all__ = ["Cost", "JobResult", "JobSummary", "Progress", "Quote"]
+__all__ = ["Cost", "JobResult", "JobSummary", "Progress", "Quote", "Withdrawal"]
 
 # stage, steps done, steps in all, bytes sent so far
 Progress = Callable[[str, int, int, int], None]
@@ -185,6 +185,34 @@ class JobResult:
 def _finite(figure: Any) -> Any:
     # JSON has no NaN: an AUC over rows of one class is null.
     return None if isinstance(figure, float) and not math.isfinite(figure) else figure
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """A job that its buyer gave up.
+
+    Attributes:
+        state: the job's end at the buyer; not WITHDRAWN where it had ended before.
+        states: the end that each party states, by name, as far as they answered.
+        receipt: the receipt that all parties signed, None when there is none yet.
+        problems: one line each; a node that did not answer may still wait for the job, in vain.
+    """
+
+    job_id: str
+    state: str
+    states: Mapping[str, str]
+    receipt: Path | None
+    problems: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types."""
+        return {
+            "job_id": self.job_id,
+            "state": self.state,
+            "states": dict(self.states),
+            "receipt": None if self.receipt is None else str(self.receipt),
+            "problems": list(self.problems),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,6 +150,8 @@ def _buyer(groups: Subparsers) -> None:
     result = _leaf(buyer, "result", "buyer result", "show a job's result; runs a job that was waiting for approval")
     result.add_argument("job", metavar="JOB")
     result.add_argument("--wait", type=duration_s, default=0.0, metavar="TIME", help="how long to wait for approval")
+    withdraw = _leaf(buyer, "withdraw", "buyer withdraw", "cancel a job that waits or runs, at all of its nodes")
+    withdraw.add_argument("job", metavar="JOB")
 
 
 def _auditor(groups: Subparsers) -> None:

@@ -185,6 +185,18 @@ def _result(args: Namespace, console: Console) -> Answer:
         return _answer(buyer.result(args.job, wait_s=args.wait))
 
 
+def _withdraw(args: Namespace, console: Console) -> Answer:
+    with _buyer(args, console) as buyer:
+        found = buyer.withdraw(args.job)
+    lines = [f"job {found.job_id} is {found.state.lower()}"]
+    if found.receipt is not None:
+        lines.append(f"receipt  {found.receipt}")
+    lines += [f"problem  {problem}" for problem in found.problems]
+    if found.receipt is None:
+        lines.append(f"next     `enclave buyer withdraw {found.job_id}` tries again")
+    return Answer(found.to_json(), "\n".join(lines), 0 if found.receipt is not None else FAILED)
+
+
 def _answer(result: JobResult) -> Answer:
     return Answer(result.to_json(), result_text(result), after=result.write_report_page)
 
@@ -289,4 +301,5 @@ COMMANDS: Mapping[str, Callable[[Namespace, Console], Answer]] = {
     "buyer predict": _predict,
     "buyer jobs": _jobs,
     "buyer result": _result,
+    "buyer withdraw": _withdraw,
 }

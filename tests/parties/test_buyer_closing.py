@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from enclave.identity import Identity, TrustStore
 from enclave.messages import Signed, Statement
 from enclave.receipts import Verified, verify_receipt
 from parties import owner
-from parties.buyer import Buyer
+from parties.buyer import Buyer, Schedule, Withdrawal
 from parties.server import NodeClient
 from tests.parties.fleet import Fleet
 from tests.parties.shell import Shell, enclave
@@ -195,3 +196,58 @@ def test_a_receipt_that_could_not_be_made_at_the_release_is_made_later(fleet: Fl
         assert verified.released and verified.body is not None and verified.body.released == ("accuracy",)
         assert later.measured == later.planned
         assert buyer.result(result.job_id).receipt_ok
+
+
+# ---- withdrawing
+
+
+def test_a_buyer_withdraws_a_waiting_job_everywhere(fleet: Fleet, buyer: Buyer, enclave: Shell) -> None:
+    job_id = _waiting(fleet, buyer)
+    assert enclave("buyer", "withdraw", job_id[:12], "--home", fleet.root / "buyer") == 0
+    receipt = fleet.root / "buyer" / "jobs" / job_id / "receipt.pb"
+    assert enclave.out == f"job {job_id} is withdrawn\nreceipt  {receipt}\n"
+    verified = _receipt(fleet, job_id)
+    assert set(_states(verified).values()) == {"WITHDRAWN"}
+    assert {r.text for said in verified.statements for r in said.reasons} == {"withdrawn by buyer"}
+    again = buyer.withdraw(job_id)
+    assert again.state == "WITHDRAWN" and again.receipt == receipt and again.problems == ()
+    with pytest.raises(EnclaveError, match="WITHDRAWN"):
+        owner.approve(fleet.root / "owner1", job_id)
+    with pytest.raises(SessionError, match="is withdrawn: withdrawn by buyer"):
+        buyer.result(job_id)
+    assert enclave("buyer", "withdraw", "0" * 32, "--home", fleet.root / "buyer") == 1
+    assert "no job of this buyer" in enclave.err
+
+
+def test_a_running_job_is_withdrawn_from_another_command(fleet: Fleet) -> None:
+    """The command that runs the job ends with the news, and both hold one receipt."""
+    found: list[Withdrawal] = []
+
+    def withdraw() -> None:
+        with Buyer(fleet.root / "buyer") as other:
+            found.append(other.withdraw(other.jobs()[-1].job_id))
+
+    def progress(stage: str, done: int, total: int, size_bytes: int) -> None:
+        if done > 20 and not threads:
+            threads.append(threading.Thread(target=withdraw))
+            threads[0].start()
+
+    threads: list[threading.Thread] = []
+    schedule = Schedule(kind="logistic", epochs=2000, batch_rows=16, keep_shared=True)
+    with Buyer(fleet.root / "buyer", progress=progress) as buyer:
+        with pytest.raises(EnclaveError, match="withdrawn"):
+            buyer.train(schedule, data=BOTH[:1], encoding=fleet.root / "points.toml", metrics=["accuracy"])
+        threads[0].join(60)
+        job = buyer.jobs()[-1]
+    assert job.state == "WITHDRAWN" and found[0].state == "WITHDRAWN"
+    data = (fleet.root / "buyer" / "jobs" / job.job_id / "receipt.pb").read_bytes()
+    verified = verify_receipt(data)
+    assert not verified.released and not [c for c in verified.failures if not c.name.startswith("transcript.")]
+    assert set(_states(verified).values()) <= {"WITHDRAWN", "FAILED"}
+
+
+def test_a_released_job_is_not_withdrawn(fleet: Fleet, buyer: Buyer, enclave: Shell) -> None:
+    result = buyer.evaluate(fleet.model(), data=BOTH[:1], encoding=fleet.root / "points.toml")
+    assert enclave("buyer", "withdraw", result.job_id, "--home", fleet.root / "buyer") == 1
+    assert f"error: job {result.job_id} is released already\nhint: see `enclave buyer result" in enclave.err
+    assert buyer.result(result.job_id).metrics == result.metrics
