@@ -51,22 +51,32 @@ def require_tls13() -> None:
 def server_credentials(identity: Identity, trust: TrustStore) -> grpc.ServerCredentials:
     """Credentials of a server that talks to holders of trusted certificates only.
 
-    The trusted cards are looked at anew for every connection. Who called is `peer_card`'s to say.
+    The trusted cards, and this party's own certificate, are looked at anew for every connection: neither a new card
+    nor a rotation needs a restart. Who called is `peer_card`'s to say.
     """
     require_tls13()
     import grpc
 
-    pair = [(identity.tls_key_pem, identity.tls_certificate_pem)]
-    served = [trust.root_pem() or identity.tls_certificate_pem]
+    held = [identity]
+
+    def look() -> tuple[bytes, bytes, bytes]:
+        # From the newest that was read, so that a home that is damaged later takes nothing back.
+        now = held[0] = held[0].current()
+        return now.tls_key_pem, now.tls_certificate_pem, trust.root_pem() or now.tls_certificate_pem
+
+    def configuration(key: bytes, certificate: bytes, roots: bytes) -> grpc.ServerCertificateConfiguration:
+        return grpc.ssl_server_certificate_configuration([(key, certificate)], roots)
+
+    served = [look()]
 
     def changed() -> grpc.ServerCertificateConfiguration | None:
-        roots = trust.root_pem() or identity.tls_certificate_pem
-        if roots == served[0]:
+        found = look()
+        if found == served[0]:
             return None
-        served[0] = roots
-        return grpc.ssl_server_certificate_configuration(pair, roots)
+        served[0] = found
+        return configuration(*found)
 
-    first = grpc.ssl_server_certificate_configuration(pair, served[0])
+    first = configuration(*served[0])
     # The stubs do not know that None means no change.
     return grpc.dynamic_ssl_server_credentials(first, changed, require_client_authentication=True)  # type: ignore[arg-type]
 
@@ -89,6 +99,7 @@ def dial(
     require_tls13()
     import grpc
 
+    identity = identity.current()
     # Safety: the roots are this one party's certificates. None of them may issue others, so that the peer must
     # hold the key of one of them.
     credentials = grpc.ssl_channel_credentials(

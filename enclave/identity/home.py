@@ -38,6 +38,8 @@ _END_OF_KEY = b"-----END PRIVATE KEY-----\n"
 class Identity:
     """A party's own keys. `create` makes them once, `load` reads them; the object itself never changes.
 
+    A process that runs for long asks for `current` before it shows a certificate.
+
     Attributes:
         tls_key_pem: PKCS8 PEM of the TLS key. Secret.
         tls_certificate_pem: the certificate that this party shows now.
@@ -135,6 +137,19 @@ class Identity:
             cards.check_dates(certificate, now, who=f"this party ({card.name})", hint="renew it with `enclave rotate`")
         return cls(home, card, tls_key + end, certificate, key)
 
+    def current(self) -> Identity:
+        """This party as its home says now: the renewed one, after another process has rotated its certificate.
+
+        Itself while nothing changed, and where the home cannot be read or has become another party's.
+        """
+        try:
+            if _read_secret(self.home / "tls.pem") == self.tls_key_pem + self.tls_certificate_pem:
+                return self
+            found = Identity.load(self.home, expired_ok=True)
+        except (StoreError, OSError):
+            return self
+        return found if found.key_id == self.key_id else self
+
     def sign(self, domain: str, body: bytes) -> Signed:
         """Signs `body` for one purpose; raises ValueError when `domain` is not one of `DOMAINS`."""
         return cards.sign_with(self._signing_key, domain, body)
@@ -143,10 +158,10 @@ class Identity:
         """Makes a new TLS key and certificate, writes them and a new card, and returns the renewed identity.
 
         The signing key, and so the party's key id, stays. Peers accept the new certificate once they have been
-        given the new card, without a restart. Until it expires the old certificate stays on the card, so that a
-        peer with the new card still accepts this party while it runs on with the old certificate. A peer with the
-        old card refuses the new certificate: hand the card out first, then restart. With `keep_old` False, for a
-        key that may have been stolen, peers drop the old certificate as soon as they have the new card.
+        given the new card, without a restart; a running node shows the new certificate from its next connection on. A
+        peer with the old card refuses it: hand the new card out at once. Until it expires the old certificate
+        stays on the card, for connections and sessions that began with it. With `keep_old` False, for a key that
+        may have been stolen, peers drop the old certificate as soon as they have the new card.
 
         Raises:
             StoreError: the disk refuses; the old certificate is then still in use.

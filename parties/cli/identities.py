@@ -90,7 +90,8 @@ def _rotate(args: Namespace, console: Console) -> Answer:
     text = (
         f"{identity.name} has a new certificate until {_day(identity.expires_unix_s)}\n"
         f"card     {path}\n"
-        "next     give the new card to the other parties (`enclave trust`), then restart the node"
+        "next     give the new card to the other parties now (`enclave trust`): a running node shows the new "
+        "certificate from its next connection on"
     )
     return Answer(value, text)
 

@@ -14,7 +14,7 @@ import pytest
 
 from enclave.errors import EnclaveError, NotReady, PeerLost, SessionError
 from enclave.executor.session import Sealing
-from enclave.identity import TrustStore
+from enclave.identity import Identity, TrustStore
 from enclave.jobs import FINAL
 from enclave.messages import JobSpec, JobStatus, Signed, Statement
 from enclave.receipts import assemble, complete, countersign, outputs_digest, sign_statement, verify_receipt
@@ -339,6 +339,30 @@ def test_a_node_told_to_stop_lets_the_session_end_first(trio: Fleet) -> None:
     del trio.processes["owner0"]
     trio.up("owner0")
     assert {s.state for s in _final(trio, spec).values()} == {"RELEASED"}
+
+
+# ---- keys
+
+
+def test_a_running_node_takes_up_its_rotated_certificate(tmp_path: Path) -> None:
+    """Rotated in this process, with the old certificate dropped: whoever showed it would be refused by all."""
+    fleet = Fleet(tmp_path).up()
+    try:
+        before = fleet.ids["owner0"]
+        assert fleet.run(fleet.spec())[1].accuracy == fleet.expected()
+        renewed = Identity.load(before.home).rotate(keep_old=False)
+        for name in ("buyer", "dealer"):
+            TrustStore(fleet.root / name).add(renewed.card.encoded)
+        with fleet.client("owner0") as client, pytest.raises(EnclaveError, match="does not show a certificate"):
+            client.describe()
+        fleet.ids["owner0"] = renewed
+        with fleet.client("owner0") as client:
+            assert client.describe().name == "owner0"
+        # The node asks the dealer where its worker is, as a caller; its own worker is asked by the others.
+        assert fleet.run(fleet.spec())[1].accuracy == fleet.expected()
+        assert fleet.processes["owner0"].poll() is None
+    finally:
+        fleet.down()
 
 
 # ---- many at once

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -256,3 +257,19 @@ def test_a_moved_party_keeps_its_keys(new_party: NewParty, acquaint: Acquaint) -
     assert trust.by_certificate(alice.tls_certificate_pem).address == "10.0.0.1:7443"
     with pytest.raises(BadSpec, match="address"):
         alice.move("nowhere")
+
+
+def test_the_current_identity_is_what_the_home_says_now(new_party: NewParty, tmp_path: Path) -> None:
+    alice, eve = new_party("owner", "alice"), new_party("owner", "eve")
+    assert alice.current() is alice
+    renewed = alice.rotate()
+    assert alice.current().tls_certificate_pem == renewed.tls_certificate_pem
+    assert alice.current().card == renewed.card and renewed.current() is renewed
+    (alice.home / "tls.pem").chmod(0o644)
+    assert alice.current() is alice, "others may read the key: not used"
+    (alice.home / "tls.pem").chmod(0o600)
+    for name in ("signing.key", "tls.pem", "card"):
+        (alice.home / name).write_bytes((eve.home / name).read_bytes())
+    assert alice.current() is alice, "another party's keys"
+    shutil.rmtree(alice.home)
+    assert alice.current() is alice
