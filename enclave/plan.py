@@ -56,6 +56,7 @@ class Plan:
         openings: masked tensors opened.
         opened_words: 64-bit words opened under a mask.
         releases: labels of the outputs that are opened in the clear, each to one rank.
+        largest_tensor_bytes: the largest tensor that any party or the dealer has in hand; what bounds their memory.
         uses_torch: whether some product is large enough for torch, whose import takes seconds.
     """
 
@@ -70,6 +71,7 @@ class Plan:
     largest_deal_bytes: int
     releases: tuple[tuple[str, int], ...]
     stages: tuple[Stage, ...]
+    largest_tensor_bytes: int
     uses_torch: bool
 
     def sent_bytes(self, rank: int) -> int:
@@ -136,5 +138,6 @@ def make_plan(parties: int, frac_bits: int, workload: Callable[[Engine], Any]) -
         largest_deal_bytes=largest,
         releases=tuple(releases),
         stages=tuple(Stage(name, *totals) for name, totals in stages.items()),
+        largest_tensor_bytes=recorder.largest_tensor_bytes,
         uses_torch=recorder.uses_torch,
     )

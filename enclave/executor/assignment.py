@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from enclave.errors import Untrusted
+from enclave import __version__
+from enclave.errors import BadSpec, Untrusted
 from enclave.identity import Card, Identity, TrustStore, verify
 from enclave.messages import JobSpec, Signed
 
@@ -32,6 +34,11 @@ class Assignment:
         return {rank: card for rank, card in self.cards.items() if rank != self.rank}
 
     @property
+    def digest(self) -> bytes:
+        """SHA-256 of the specification as it was received."""
+        return hashlib.sha256(self.signed.body).digest()
+
+    @property
     def role(self) -> str:
         """owner, buyer or dealer."""
         return self.spec.parties[self.rank].role
@@ -51,6 +58,9 @@ def read_job(signed: Signed, identity: Identity, trust: TrustStore) -> Assignmen
     if buyer.role != "buyer":
         raise Untrusted(f"{buyer.name} is trusted as {buyer.role} and cannot sign jobs", code="untrusted.role")
     spec = JobSpec.decode(verify(signed, "job", buyer))
+    if spec.code_version not in ("", __version__):
+        text = f"the job was made by version {spec.code_version[:40]}, {identity.name} runs {__version__}"
+        raise BadSpec(text, hint="all parties of a job must run the same version")
     if spec.buyer.key_id != signed.key_id:
         raise Untrusted(f"the job is signed by {buyer.name}, its buyer is {spec.buyer.name} with another key")
     cards = {}
@@ -59,6 +69,12 @@ def read_job(signed: Signed, identity: Identity, trust: TrustStore) -> Assignmen
         if (card.name, card.role) != (party.name, party.role):
             raise Untrusted(
                 f"the key of {party.role} {party.name} belongs to {card.role} {card.name}", code="untrusted.role"
+            )
+        if card.organisation != party.run_by:
+            raise Untrusted(
+                f"{party.name} is run by {card.organisation}, as its card here says; the job says {party.run_by[:120]}",
+                hint=f"{identity.name} and the buyer must trust the same card of {party.name}",
+                code="untrusted.organisation",
             )
         cards[rank] = card
     own = [rank for rank, party in enumerate(spec.parties) if party.key_id == identity.key_id]

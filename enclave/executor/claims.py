@@ -26,6 +26,7 @@ def job_claims(spec: JobSpec) -> tuple[str, ...]:
         f"parties={len(spec.compute_parties)}",
         f"dealer={dealer.name} {dealer.key_id.hex()[:16]}",
         f"dealer_computes={'yes' if computes else 'no'}",
+        f"dealer.independent={'no' if spec.dealer_kin else 'yes'}",
         f"randomness=AES-{8 * KEY_BYTES}-CTR, keys from the operating system",
         f"transport=mutual TLS {_tls_versions()}, every peer pinned to the certificates on its card",
     )
@@ -61,6 +62,8 @@ def untrue(spec: JobSpec | None = None) -> tuple[str, ...]:
         found.append(f"a debug mode is switched on: {', '.join(debugging) or 'python -X dev'}")
     if spec is not None and spec.dealer.key_id in {party.key_id for party in spec.compute_parties}:
         found.append("the dealer also computes")
+    if spec is not None and spec.dealer_kin:
+        found.append(f"{spec.dealer.run_by} runs the dealer and {', '.join(p.name for p in spec.dealer_kin)}")
     return tuple(found)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 from numpy.typing import NDArray
 
 from enclave.engines.interface import Engine, Permit
-from enclave.errors import Desynchronised, EnclaveError, PlanMismatch, PolicyRefused, SessionError
+from enclave.errors import BadSpec, Desynchronised, EnclaveError, PlanMismatch, PolicyRefused, SessionError
 from enclave.executor.assignment import Assignment, read_job
 from enclave.executor.evidence import Evidence
 from enclave.executor.orders import Failure
@@ -104,7 +104,11 @@ def _plan(spec: JobSpec) -> _Seal:
         sealed_at.append(engine.session.digest)
         workloads.release(engine, spec, sealed, Permit(spec.job_id, spec.outputs))
 
-    plan = make_plan(len(spec.compute_parties), spec.frac_bits, job)
+    try:
+        plan = make_plan(len(spec.compute_parties), spec.frac_bits, job)
+    except (ArithmeticError, ValueError, MemoryError, RecursionError) as error:
+        # Sizes and constants come from the specification: one that breaks the arithmetic is at fault itself.
+        raise BadSpec(f"the job cannot be planned: {type(error).__name__}") from error
     return _Seal(plan, sealed_at[0])
 
 
@@ -220,10 +224,15 @@ class _Run:
         parties = len(spec.compute_parties)
         session: PartySession | DealerSession
         if self.job.role == "dealer":
-            session = DealerSession(self.channel, parties, plan.digest, progress=self._on_step)
+            session = DealerSession(self.channel, parties, plan.digest, self.job.digest, progress=self._on_step)
         else:
             session = PartySession(
-                self.channel, parties, plan.digest, observer=self.audit.observe, progress=self._on_step
+                self.channel,
+                parties,
+                plan.digest,
+                self.job.digest,
+                observer=self.audit.observe,
+                progress=self._on_step,
             )
         # The hello and the agreement are no steps of the plan: traffic is counted from here on, without the latter.
         self.before = {link.rank: (link.sent_bytes, link.received_bytes) for link in self.channel.stats()}
@@ -248,20 +257,24 @@ class _Run:
         spec = self.job.spec
         transcript = self._transcript(session, session.digest == self.seal.digest)
         allowed = self.gate(Sealing(spec.job_id, opened_outputs(spec), spec.rows, transcript))
-        self._agree(session.rounds)
+        self._agree(session)
         self.commit()
         # Safety: the only Permit of a session that has peers; the recorder's above opens shapes.
         return Permit(spec.job_id, allowed)
 
-    def _agree(self, step: int) -> None:
+    def _agree(self, session: PartySession | DealerSession) -> None:
         """Every gate has said yes, or this raises what the one that did not told its peers."""
+        reached, planned, step = session.digest, self.seal.digest, session.rounds
+        if reached != planned:
+            me = self.job.names[self.job.rank]
+            raise Desynchronised(planned.hex()[:16], reached.hex()[:16], who=me)
         for peer in self.job.peers:
-            self.channel.send(peer, step, "agree", [self.seal.digest])
+            self.channel.send(peer, step, "agree", [reached])
         for peer in self.job.peers:
-            said = bytes(self.channel.receive(peer, step, "agree", len(self.seal.digest)))
-            if said != self.seal.digest:
-                raise Desynchronised(self.seal.digest.hex()[:16], said.hex()[:16], who=self.job.names[peer])
-        size = len(self.seal.digest)
+            said = bytes(self.channel.receive(peer, step, "agree", len(planned)))
+            if said != planned:
+                raise Desynchronised(planned.hex()[:16], said.hex()[:16], who=self.job.names[peer])
+        size = len(planned)
         self.before = {rank: (sent + size, got + size) for rank, (sent, got) in self.before.items()}
 
     def _on_step(self, rounds: int, stage: str) -> None:
@@ -279,8 +292,8 @@ class _Run:
             links=tuple(links),
             digest=session.digest,
             equals_plan=equals_plan,
-            openings=audit.openings,
-            opened_words=audit.words,
+            openings=session.openings,
+            opened_words=session.opened_words,
             uniformity_p=audit.uniformity_p,
             reused_masks=audit.reused_masks,
             peak_rss_bytes=session.peak_rss_bytes,

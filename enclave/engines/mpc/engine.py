@@ -300,7 +300,7 @@ class MpcEngine:
         """See `Engine.argmax_onehot`."""
         columns = x.shape[-1]
         rows = x.size // columns
-        step = max(1, CHUNK // (columns * max(1, columns - 1) // 2 + 1))
+        step = max(1, CHUNK // selection.comparisons(columns))
         pieces = []
         for start in range(0, rows, step):
             stop = min(start + step, rows)

@@ -12,9 +12,11 @@ import os
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 
-__all__ = ["KEY_BYTES", "KeyStream", "fresh_key"]
+__all__ = ["KEY_BYTES", "KeyStream", "derive_key", "fresh_key"]
 
 KEY_BYTES = 16
 _CHUNK_BYTES = 1 << 18
@@ -24,6 +26,11 @@ _ZEROS = bytes(_CHUNK_BYTES)
 def fresh_key() -> bytes:
     """128 bits of entropy from the operating system."""
     return os.urandom(KEY_BYTES)
+
+
+def derive_key(key: bytes, context: bytes) -> bytes:
+    """The key for one context, by HKDF-SHA256 (RFC 5869)."""
+    return HKDF(SHA256(), KEY_BYTES, None, b"enclave/v1/session" + context).derive(key)
 
 
 class KeyStream:

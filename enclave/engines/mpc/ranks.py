@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.channel import Channel
-from enclave.engines.mpc.random import KEY_BYTES, KeyStream, fresh_key
+from enclave.engines.mpc.random import KEY_BYTES, KeyStream, derive_key, fresh_key
 from enclave.engines.mpc.session import Item, Record, Session, Shape, Tensor
 from enclave.engines.mpc.tape import Array, Blank, Entry, MaskRef, Segment, Spec
-from enclave.errors import PlanMismatch
+from enclave.errors import PlanMismatch, Untrusted
 
 __all__ = ["DealerSession", "Linked", "Observer", "PartySession"]
 
@@ -32,23 +32,38 @@ class Linked(Session):
         self._progress = progress
         self._started_s = time.monotonic()
 
-    def handshake(self, plan_digest: bytes) -> dict[int, bytes]:
-        """Round 0: every rank tells every other its plan digest, and the key they will have in common.
+    def handshake(self, plan_digest: bytes, spec_digest: bytes) -> dict[int, KeyStream]:
+        """Round 0: every rank tells every other what it is about to run, and the key they will have in common.
 
-        Of two ranks the higher one draws the key, hence the dealer draws all of its keys. Raises PlanMismatch.
+        Of two ranks the higher one draws the key, hence the dealer draws all of its keys. A plan knows sizes and
+        steps only, so the specification is compared too; and both go into the keys, so that parties which were told
+        different things could at worst make uniform garbage.
+
+        Raises: PlanMismatch; Untrusted when a peer was given another specification, or reflects this hello.
         """
-        me, keys = self.channel.rank, {}
+        me, keys, streams = self.channel.rank, {}, {}
+        agreed = plan_digest + spec_digest
         others = [rank for rank in range(self.parties + 1) if rank != me]
         for peer in others:
             keys[peer] = fresh_key() if me > peer else bytes(KEY_BYTES)
-            self.channel.send(peer, 0, "hello", [plan_digest + keys[peer]])
+            self.channel.send(peer, 0, "hello", [agreed + keys[peer]])
         for peer in others:
-            hello = bytes(self.channel.receive(peer, 0, "hello", len(plan_digest) + KEY_BYTES))
-            if hello[: len(plan_digest)] != plan_digest:
-                raise PlanMismatch(plan_digest, hello[: len(plan_digest)], who=self.channel.names[peer])
-            if peer > me:
-                keys[peer] = hello[len(plan_digest) :]
-        return keys
+            hello = bytes(self.channel.receive(peer, 0, "hello", len(agreed) + KEY_BYTES))
+            who, found, key = self.channel.names[peer], hello[: len(agreed)], hello[len(agreed) :]
+            if found[:32] != plan_digest:
+                raise PlanMismatch(plan_digest, found[:32], who=who)
+            if found != agreed:
+                raise Untrusted(
+                    f"{who} was given another specification: expected {spec_digest.hex()[:16]}, "
+                    f"found {found[32:].hex()[:16]}",
+                    hint="whoever proposed the job told the parties different things",
+                    code="untrusted.spec",
+                )
+            if (key == bytes(KEY_BYTES)) == (peer > me):
+                raise Untrusted(f"{who} sends no key where one is due, or one where none is", code="untrusted.key")
+            pair = bytes(sorted((me, peer)))
+            streams[peer] = KeyStream(derive_key(key if peer > me else keys[peer], agreed + pair))
+        return streams
 
     def _note(self, record: Record) -> None:
         super()._note(record)
@@ -74,15 +89,15 @@ class PartySession(Linked):
         channel: Channel,
         parties: int,
         plan_digest: bytes,
+        spec_digest: bytes = bytes(32),
         *,
         observer: Observer | None = None,
         progress: Callable[[int, str], None] | None = None,
     ) -> None:
         super().__init__(channel, parties, channel.rank, progress)
         self._observer = observer
-        keys = self.handshake(plan_digest)
-        self._dealt = KeyStream(keys.pop(parties))
-        self._pairs = {peer: KeyStream(key) for peer, key in keys.items()}
+        self._pairs = self.handshake(plan_digest, spec_digest)
+        self._dealt = self._pairs.pop(parties)
         self._peers = sorted(self._pairs)
         self.openings = 0
         self.opened_words = 0
@@ -172,12 +187,14 @@ class DealerSession(Linked):
         channel: Channel,
         parties: int,
         plan_digest: bytes,
+        spec_digest: bytes = bytes(32),
         *,
         progress: Callable[[int, str], None] | None = None,
     ) -> None:
         super().__init__(channel, parties, None, progress)
-        keys = self.handshake(plan_digest)
-        self._keys = [KeyStream(keys[rank]) for rank in range(parties)]
+        self.openings = self.opened_words = 0  # a dealer sees none
+        streams = self.handshake(plan_digest, spec_digest)
+        self._keys = [streams[rank] for rank in range(parties)]
         self.dealt_bytes = 0
 
     def _exchange(self, items: list[Item]) -> list[Tensor]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from enclave.engines.mpc.protocols.arithmetic import ProductOfMasks
-from enclave.engines.mpc.session import Item, Record, Session, Tensor
-from enclave.engines.mpc.tape import Blank, Entry
+from enclave.engines.mpc.session import Item, Record, Session, Shape, Tensor
+from enclave.engines.mpc.tape import Blank, Entry, MaskRef
 from enclave.errors import BadSpec
 
 __all__ = ["Recorder"]
@@ -20,19 +21,40 @@ class Recorder(Session):
     """
 
     MAX_STEPS = 5_000_000
+    MAX_TENSOR_BYTES = 1 << 31
 
     def __init__(self, parties: int) -> None:
         super().__init__(parties, None)
         self.records: list[tuple[str, Record]] = []
         self.uses_torch = False
+        self.largest_tensor_bytes = 0
+        self._iterations = 0  # a body without steps takes time too
 
     def _note(self, record: Record) -> None:
         self.records.append((self.stage, record))
         self._check_steps(len(self.records))
 
+    def local(self, function: Callable[..., Any], out: Any, *tensors: Tensor) -> Any:
+        """Blanks of the shape that the parties' own work will have; its size is bounded."""
+        found = super().local(function, out, *tensors)
+        self._check_size(max(blank.nbytes for blank in (found if isinstance(found, tuple) else (found,))))
+        return found
+
+    def new_mask(self, shape: Shape, holder: int | None) -> MaskRef:
+        """See `Session.new_mask`; the dealer will have to expand all of it at once."""
+        self._check_size(Blank(shape).nbytes)
+        return super().new_mask(shape, holder)
+
+    def _check_size(self, size_bytes: int) -> None:
+        self.largest_tensor_bytes = max(self.largest_tensor_bytes, size_bytes)
+        if size_bytes > self.MAX_TENSOR_BYTES:
+            text = f"one step of the job would handle {size_bytes} bytes at once, at most {self.MAX_TENSOR_BYTES}"
+            raise BadSpec(text, hint="use smaller blocks of rows, or a smaller model")
+
     def _deal(self, stream: int, entry: Entry) -> tuple[Tensor, ...]:
         if isinstance(entry, ProductOfMasks):
             self.uses_torch = self.uses_torch or entry.op.uses_torch(entry.x.shape, entry.y.shape)
+        self._check_size(sum(spec.nbytes for spec in (*entry.free, *entry.dealt)))
         return super()._deal(stream, entry)
 
     def _check_steps(self, steps: int) -> None:
@@ -48,7 +70,8 @@ class Recorder(Session):
         start = len(self.records)
         yield 0
         body = self.records[start:]
-        self._check_steps(len(self.records) + (count - 1) * len(body))
+        self._iterations += count * max(1, len(body))
+        self._check_steps(max(self._iterations, len(self.records) + (count - 1) * len(body)))
         for _ in range(count - 1):
             self.records.extend(body)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Array, Blank, MaskRef
+from enclave.errors import BadData
 
 __all__ = ["Opened", "Part", "RingTensor", "decode", "encode", "open_masked"]
 
@@ -95,7 +96,7 @@ class RingTensor:
         return RingTensor(self.session, shape, self.frac_bits, piece, (), opened)
 
     def reshaped(self, shape: Sequence[int]) -> RingTensor:
-        """The same values in another shape; keeps what was opened when the rows stay the same."""
+        """The same values in another shape. Private rows stay private; what was opened is opened anew."""
         target = tuple(shape)
         if self.parts and self._share is None and target[:1] == self.shape[:1]:
             parts = tuple(
@@ -165,6 +166,8 @@ def open_masked(session: Session, *tensors: RingTensor) -> Protocol[list[Opened]
 def encode(value: Array | float, frac_bits: int) -> Array:
     """round(value * 2^frac_bits) modulo 2^64, as uint64."""
     scaled = np.rint(np.asarray(value, np.float64) * float(1 << frac_bits))
+    if not np.all(np.abs(scaled) < 2.0**62):  # not a number fails too
+        raise BadData(f"values must lie below 2^{62 - frac_bits} in magnitude for {frac_bits} fractional bits")
     return scaled.astype(np.int64).view(np.uint64)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -202,6 +203,8 @@ def truncate(session: Session, z: Tensor, bits: int) -> Protocol[Tensor]:
     is 0, so the wrap is linear in a dealt bit once c is public, and no error of 2^(64 - bits) can happen.
 
     Safety: z must lie in [-2^62, 2^62); the numeric planner refuses what could leave it.
+    The rounding depends on c mod 2^bits, which all parties see: the ideal functionality is rounding with a public
+    dither, and several releases of one value narrow it down below the unit.
     Cost: one round; 8 B an element from every party; 12 B dealt (16 for more than 32 bits).
     Reveals: nothing: r is uniform.
     Reference: Dalskov, Escudero, Keller, "Secure evaluation of quantized neural networks" (2020), section 5.
@@ -235,7 +238,7 @@ def scaled(value: Any) -> tuple[Array, int]:
     largest = float(np.abs(numbers).max(initial=0.0))
     if largest == 0.0:
         return np.zeros(numbers.shape, U), 0
-    bits = int(np.clip(17 - np.floor(np.log2(largest)), 0, 40))
+    bits = min(max(18 - math.frexp(largest)[1], 0), 40)  # frexp is exact: all parties find the same
     while bits and np.all(np.rint(numbers * 2.0**bits) % 2 == 0):
         bits -= 1
     return np.rint(numbers * 2.0**bits).astype(np.int64).view(U), bits

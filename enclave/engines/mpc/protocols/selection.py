@@ -12,7 +12,7 @@ from enclave.engines.mpc.protocols.comparison import bit_share, compare, from_pl
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Array, Draw, Spec, additive, packed_bits
 
-__all__ = ["argmax_onehot", "lowest_bit", "maximum", "sort_stages", "sorted_keys"]
+__all__ = ["argmax_onehot", "comparisons", "lowest_bit", "maximum", "sort_stages", "sorted_keys", "stage_sizes"]
 
 U = np.uint64
 _PAIRS_UP_TO = 16  # columns compared all with all; wider rows play a tournament
@@ -64,6 +64,11 @@ def _indicators(session: Session, x: Tensor, values: NDArray[np.int64], bits: in
         return np.take_along_axis(table, columns, axis=1)
 
     return session.local(pick, (n, len(values)), opened, table)
+
+
+def comparisons(columns: int) -> int:
+    """Comparisons that `argmax_onehot` makes at once for one row."""
+    return max(1, columns * (columns - 1) // 2) if columns <= _PAIRS_UP_TO else columns
 
 
 def argmax_onehot(session: Session, x: Tensor) -> Protocol[Tensor]:
@@ -151,6 +156,27 @@ def sort_stages(n: int) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]
         p *= 2
 
 
+def stage_sizes(n: int) -> Iterator[int]:
+    """The number of comparators of each stage of `sort_stages(n)`, without making them."""
+    p = 1
+    while p < n:
+        k = p
+        while k >= 1:
+            # Blocks of k comparators; those with t a multiple of p / k would cross a boundary of 2 p.
+            if k == p:
+                blocks, rest = divmod(n, 2 * p)
+                count = blocks * p + max(0, rest - p)
+            else:
+                full = max(0, (n - k) // (2 * k))
+                count = (full - full // (p // k)) * k
+                if (full + 1) % (p // k):
+                    count += min(max(0, n - 2 * k * (full + 1)), k)
+            if count:
+                yield count
+            k //= 2
+        p *= 2
+
+
 def sorted_keys(session: Session, keys: Tensor) -> Protocol[Tensor]:
     """Flat integer keys in ascending order.
 
@@ -158,6 +184,10 @@ def sorted_keys(session: Session, keys: Tensor) -> Protocol[Tensor]:
     Safety: |key| < 2^62. Reveals: nothing: the network is public.
     """
     n = keys.shape[0]
+    if session.blank:
+        for count in stage_sizes(n):
+            yield from relu(session, session.local(np.subtract, (count,), keys))
+        return keys
     for low, high in sort_stages(n):
         gap = session.local(lambda x, a=low, b=high: x[a] - x[b], (len(low),), keys)
         excess, _ = yield from relu(session, gap)  # what the lower place has too much

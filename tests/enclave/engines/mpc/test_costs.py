@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from enclave.engines.mpc.protocols.selection import sort_stages, stage_sizes
 from enclave.errors import BadSpec
 from enclave.plan import make_plan
 
@@ -62,7 +63,7 @@ def test_the_wire_carries_what_the_plan_says(run, reveal, parties):
 
     plan = make_plan(parties, 20, program)
     ran = run(parties, program)
-    hello = 32 + 16
+    hello = 32 + 32 + 16
     for rank in range(parties + 1):
         for link in ran.channels[rank].stats():
             assert link.sent_bytes - hello == plan.link_bytes.get((rank, link.rank), 0)
@@ -112,3 +113,34 @@ def test_a_plan_without_end_is_refused():
 
     with pytest.raises(BadSpec, match="steps"):
         make_plan(2, 20, program)
+
+
+def test_a_loop_without_steps_is_no_way_around_the_limit():
+    def program(e):
+        for _ in e.repeat(10**12):
+            pass
+
+    with pytest.raises(BadSpec, match="steps"):
+        make_plan(2, 20, program)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        lambda e: e.zeros((1 << 29,)) and e.neg(e.zeros((1 << 29,))),
+        lambda e: e.private(None, (1 << 29,), 0) and e.mul(e.private(None, (1 << 29,), 0), e.zeros((1,))),
+        lambda e: e.argmax_onehot(e.zeros((1 << 20, 1024))),
+    ],
+)
+def test_a_step_too_large_for_memory_is_refused_in_the_plan(program):
+    with pytest.raises(BadSpec, match="at once"):
+        make_plan(2, 20, program)
+
+
+def test_a_wide_argmax_is_not_cut_into_crumbs():
+    assert make_plan(2, 20, lambda e: e.argmax_onehot(e.zeros((4096, 1000)))).rounds <= 8 * 41 + 8
+
+
+def test_sort_sizes_need_no_network():
+    for n in (*range(1, 70), 100, 1000, 1023, 1025):
+        assert list(stage_sizes(n)) == [len(low) for low, _ in sort_stages(n)]

@@ -10,10 +10,10 @@ import pytest
 from enclave.engines.interface import Permit
 from enclave.engines.mpc import ranks
 from enclave.engines.mpc.engine import MpcEngine
-from enclave.engines.mpc.random import KeyStream, fresh_key
+from enclave.engines.mpc.random import KeyStream, derive_key, fresh_key
 from enclave.engines.mpc.ranks import PartySession
 from enclave.engines.mpc.recorder import Recorder
-from enclave.errors import EnclaveError, PlanMismatch, PolicyRefused
+from enclave.errors import EnclaveError, PlanMismatch, PolicyRefused, Untrusted
 
 N = 20_000
 
@@ -164,7 +164,7 @@ def test_different_plans_are_refused_before_anything_moves(run, monkeypatch):
     monkeypatch.setattr(
         ranks.Linked,
         "handshake",
-        lambda self, digest, original=ranks.Linked.handshake: original(self, bytes([self.channel.rank]) * 32),
+        lambda self, plan, spec, original=ranks.Linked.handshake: original(self, bytes([self.channel.rank]) * 32, spec),
     )
     with pytest.raises(PlanMismatch, match="digests differ"):
         run(2, program)
@@ -173,6 +173,39 @@ def test_different_plans_are_refused_before_anything_moves(run, monkeypatch):
 def test_a_party_that_leaves_the_plan_is_stopped(run):
     def program(e):
         e.relu(e.zeros((64 if e.rank != 1 else 128,)))
+
+    with pytest.raises(EnclaveError):
+        run(2, program)
+
+
+def test_parties_told_different_things_do_not_begin(run, monkeypatch):
+    """Plans know sizes only; an equivocating buyer would show each party another specification of one shape."""
+    monkeypatch.setattr(
+        ranks.Linked,
+        "handshake",
+        lambda self, plan, spec, original=ranks.Linked.handshake: original(self, plan, bytes([self.channel.rank]) * 32),
+    )
+    with pytest.raises(Untrusted, match="another specification"):
+        run(2, lambda e: e.relu(e.zeros((5,))))
+
+
+def test_a_reflected_hello_is_refused(run, monkeypatch):
+    monkeypatch.setattr(ranks, "fresh_key", lambda: bytes(16))
+    with pytest.raises(EnclaveError, match="no key"):
+        run(2, lambda e: e.relu(e.zeros((5,))))
+
+
+def test_keys_depend_on_what_was_agreed():
+    key = fresh_key()
+    assert derive_key(key, b"a") != derive_key(key, b"b")
+    assert derive_key(key, b"a") == derive_key(key, b"a")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 2.0**43, -(2.0**60)])
+def test_a_value_beyond_the_ring_is_refused_where_it_is_known(run, value):
+    def program(e):
+        x = np.array([1.0, value])
+        e.mul(e.private(x if e.rank == 0 else None, (2,), 0), e.zeros((2,)))
 
     with pytest.raises(EnclaveError):
         run(2, program)
