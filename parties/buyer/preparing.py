@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from enclave import __version__
 from enclave.errors import BadData, BadInput, BadSpec, EnclaveError, PolicyRefused, SessionError
 from enclave.identity import Card, Identity
-from enclave.messages import DatasetRef, DescribeReply, Encoding, JobSpec
+from enclave.messages import Architecture, DatasetRef, DescribeReply, Encoding, JobSpec
 from parties.buyer.records import REQUEST, SPEC, WEIGHTS, JobFolder
 from parties.buyer.results import Progress
 from parties.buyer.specs import Offer, Schedule, Terms, job_spec, trained_network
@@ -28,6 +29,7 @@ __all__ = [
     "Parties",
     "ended",
     "evaluation",
+    "fitting_block",
     "imagined",
     "own_rows",
     "reload",
@@ -36,6 +38,7 @@ __all__ = [
     "with_plan",
 ]
 
+_BLOCK_VALUES = 1 << 22
 _SALT_BYTES = 32
 
 
@@ -110,13 +113,21 @@ def evaluation(
         encoding=encoding,
         architecture=read.architecture,
         outputs=outputs,
-        terms=terms,
+        terms=replace(terms, block_rows=fitting_block(read.architecture, terms.block_rows)),
         code_version=__version__,
         model_commitment=read.commitment(salt),
     )
     _check(spec)
     check_ranges(read, encoding, terms.frac_bits, rows=spec.rows)
     return Draft(spec, parties, model=read, salt=salt)
+
+
+def fitting_block(architecture: Architecture, block_rows: int) -> int:
+    """At most `block_rows`, and so few that no layer of a block has more than 2^22 values (32 MiB of shares)."""
+    from enclave.models import shapes
+
+    widest = max(math.prod(shape) for shape in shapes(architecture).values())
+    return max(1, min(block_rows, _BLOCK_VALUES // widest))
 
 
 def training(

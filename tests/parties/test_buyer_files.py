@@ -134,3 +134,12 @@ def test_an_encoding_that_cannot_be_read_is_an_error_of_this_project(tmp_path: P
     (tmp_path / "b.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(BadData, match="is not a text file"):
         read_encoding(tmp_path / "b.toml")
+
+
+def test_a_wide_network_is_evaluated_in_smaller_blocks() -> None:
+    from enclave.models import dense_architecture
+    from parties.buyer.preparing import fitting_block
+
+    assert fitting_block(dense_architecture(30, (), 1), 4096) == 4096
+    assert fitting_block(dense_architecture(10, (1 << 14,), 2), 4096) == 256
+    assert fitting_block(dense_architecture(10, (1 << 14,), 2), 100) == 100
