@@ -32,16 +32,18 @@ _REFERENCES = {
     "heart-lr": Figures(0.8080, 0.8906),
     "mnist-mlp": Figures(0.9726),
 }
+# Chosen so that the plain training itself is steady: its accuracy moves by less than 0.1 points (standard deviation)
+# when its initial weights move by one unit of the fixed point. With twice the rate of mnist-mlp it moves by 0.3.
 _LOGISTIC = Schedule("logistic", epochs=10, batch_rows=128, learning_rate=0.1, momentum=0.9)
 _SCHEDULES = {
     "breast-cancer-lr": replace(_LOGISTIC, epochs=20, l2=1 / 398),
     "adult-lr": replace(_LOGISTIC, epochs=5, batch_rows=256, l2=1 / 32561),
-    "adult-mlp32": Schedule("mlp", (32,), epochs=10, batch_rows=256, learning_rate=0.1, momentum=0.9),
+    "adult-mlp32": Schedule("mlp", (32,), epochs=10, batch_rows=1024, learning_rate=0.05, momentum=0.9),
     "credit-lr": replace(_LOGISTIC, epochs=10, batch_rows=1024, learning_rate=0.05, l2=1 / 21000),
-    "credit-mlp32": Schedule("mlp", (32,), epochs=10, batch_rows=256, learning_rate=0.1, momentum=0.9),
+    "credit-mlp32": Schedule("mlp", (32,), epochs=20, batch_rows=1024, learning_rate=0.1, momentum=0.9),
     "heart-lr": replace(_LOGISTIC, epochs=20, learning_rate=0.05, l2=1 / 644),
     "digits-mlp": Schedule("mlp", (32,), epochs=15, batch_rows=64, learning_rate=0.1, momentum=0.9),
-    "mnist-mlp": Schedule("mlp", (128, 128), epochs=1, batch_rows=128, learning_rate=0.1, momentum=0.9),
+    "mnist-mlp": Schedule("mlp", (128, 128), epochs=5, batch_rows=128, learning_rate=0.04, momentum=0.9),
 }
 _OWNERS = {"heart-lr": 4}
 LISTED: tuple[tuple[str, str], ...] = (
