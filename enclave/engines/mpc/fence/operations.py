@@ -34,6 +34,10 @@ class BatchMatMul:
             raise ValueError(f"cannot multiply matrices {x} and {y}")
         return (*np.broadcast_shapes(x[:-2], y[:-2]), x[-2], y[-1])
 
+    def uses_torch(self, x: Shape, y: Shape) -> bool:
+        """See `arithmetic.Mul.uses_torch`."""
+        return True
+
     def apply(self, x: Array, y: Array) -> Array:
         """x @ y modulo 2^64."""
         import torch
@@ -77,6 +81,10 @@ class Convolution:
         if min(sides) < 1 or min(y[2:]) < 1:
             raise ValueError(f"the convolution of {x} with {y} is empty")
         return (x[0], y[1] * self.groups if self.transposed else y[0], *sides)
+
+    def uses_torch(self, x: Shape, y: Shape) -> bool:
+        """See `arithmetic.Mul.uses_torch`."""
+        return True
 
     def apply(self, x: Array, y: Array) -> Array:
         """The convolution modulo 2^64."""
