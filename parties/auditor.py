@@ -65,7 +65,10 @@ def summary(verified: Verified) -> dict[str, Any]:
         "job_id": spec.job_id if spec else None,
         "kind": spec.kind if spec else None,
         "state": verified.state or None,
-        "parties": [{"name": p.name, "role": p.role, "key_id": p.key_id.hex()} for p in spec.parties] if spec else [],
+        "parties": [
+            {"name": p.name, "role": p.role, "key_id": p.key_id.hex(), "organisation": p.run_by}
+            for p in (spec.parties if spec else ())
+        ],
         "released": list(body.released) if body else [],
         "ends": [
             {"party": s.party, "state": s.state, "reasons": [{"rule": r.rule, "text": r.text} for r in s.reasons]}

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from enclave.errors import BadSpec, Untrusted
-from enclave.messages import Signed, Value, check, is_name
+from enclave.messages import Signed, Value, check, is_name, is_organisation
 from enclave.wire import identity_pb2
 
 __all__ = ["DOMAINS", "MAX_CARD_BYTES", "ROLES", "Card", "verify"]
@@ -63,6 +63,7 @@ class CardBody(Value):
     signing_key: bytes
     certificates: tuple[bytes, ...]
     issued_unix_s: int
+    organisation: str = ""
 
     def __post_init__(self) -> None:
         check(is_name(self.name), f"party name {self.name[:80]!r} is not a plain name")
@@ -72,6 +73,7 @@ class CardBody(Value):
         check(_without_sign(self.signing_key) not in _SMALL_ORDER, "signing key has small order")
         count = len(self.certificates)
         check(1 <= count <= MAX_CERTIFICATES, f"a card has 1 to {MAX_CERTIFICATES} certificates, found {count}")
+        check(is_organisation(self.organisation), "organisation must be one line of at most 120 signs")
         check(0 <= self.issued_unix_s < 1 << 40, f"issue time out of range: {self.issued_unix_s}")
 
 
@@ -82,6 +84,7 @@ class Card:
     Attributes:
         signing_key: the raw Ed25519 public key, 32 bytes.
         certificates: PEM, newest first. More than one while a rotation is under way.
+        organisation: who runs the party, as it says itself; on older cards its name.
         encoded: the bytes as received; a card is passed on in this form only.
     """
 
@@ -92,6 +95,7 @@ class Card:
     certificates: tuple[bytes, ...]
     issued_unix_s: int
     encoded: bytes = field(repr=False)
+    organisation: str = ""
 
     @property
     def key_id(self) -> bytes:
@@ -119,6 +123,7 @@ class Card:
             certificates=body.certificates,
             issued_unix_s=body.issued_unix_s,
             encoded=bytes(data),
+            organisation=body.organisation or body.name,
         )
         verify(signed, "card", card)
         for pem in card.certificates:
@@ -173,11 +178,18 @@ def verify(signed: Signed, domain: str, card: Card) -> bytes:
 
 
 def issue_card(
-    key: Ed25519PrivateKey, *, name: str, role: str, address: str, certificates: tuple[bytes, ...], unix_s: int
+    key: Ed25519PrivateKey,
+    *,
+    name: str,
+    role: str,
+    address: str,
+    certificates: tuple[bytes, ...],
+    unix_s: int,
+    organisation: str = "",
 ) -> Card:
     """A new card signed by `key`; raises BadSpec when a field is malformed."""
     public = key.public_key().public_bytes_raw()
-    body = CardBody(name, role, address, public, certificates, unix_s)
+    body = CardBody(name, role, address, public, certificates, unix_s, organisation)
     return Card.decode(sign_with(key, "card", body.encode()).encode())
 
 

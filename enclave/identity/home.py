@@ -75,8 +75,19 @@ class Identity:
         return cards.expires_unix_s(self.tls_certificate_pem)
 
     @classmethod
-    def create(cls, home: Path, role: str, name: str, address: str = "", clock: Clock | None = None) -> Identity:
+    def create(
+        cls,
+        home: Path,
+        role: str,
+        name: str,
+        address: str = "",
+        clock: Clock | None = None,
+        organisation: str = "",
+    ) -> Identity:
         """Makes a new party in `home`, which must be absent or empty.
+
+        Args:
+            organisation: who runs the party; its name if empty.
 
         Raises:
             BadInput: `home` holds something already, or role, name or address are malformed (BadSpec).
@@ -85,7 +96,15 @@ class Identity:
         unix_s = (clock or SystemClock()).unix_s()
         key = Ed25519PrivateKey.generate()
         tls_key, certificate = cards.new_certificate(name if 0 < len(name) <= 64 else "-", unix_s)
-        card = cards.issue_card(key, name=name, role=role, address=address, certificates=(certificate,), unix_s=unix_s)
+        card = cards.issue_card(
+            key,
+            name=name,
+            role=role,
+            address=address,
+            certificates=(certificate,),
+            unix_s=unix_s,
+            organisation=organisation.strip() or name,
+        )
         signing_pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
@@ -191,6 +210,7 @@ class Identity:
             address=address,
             certificates=certificates,
             unix_s=max(unix_s, self.card.issued_unix_s),
+            organisation=self.card.organisation,
         )
 
 

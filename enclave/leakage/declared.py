@@ -7,7 +7,7 @@ about the rows; it is not a privacy guarantee, and bounds of repeated jobs add u
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from enclave.messages import JobSpec
 from enclave.models.graph import output_shape
@@ -38,12 +38,17 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class PartyView:
-    """What one party has before its eyes, and what stays hidden from it."""
+    """What one party has before its eyes, and what stays hidden from it.
+
+    Attributes:
+        organisation: who runs the party; empty for whoever watches the network.
+    """
 
     name: str
     role: str
     sees: tuple[str, ...]
     hidden: tuple[str, ...]
+    organisation: str = ""
 
 
 def declared_outputs(spec: JobSpec) -> tuple[Output, ...]:
@@ -96,7 +101,9 @@ def view_of(spec: JobSpec, name: str) -> PartyView:
 def party_views(spec: JobSpec) -> tuple[PartyView, ...]:
     """The view of every party in rank order, and of whoever watches the network."""
     views = [_owner(spec, rank) for rank in range(len(spec.datasets))]
-    return (*views, _buyer(spec), _dealer(spec), _observer())
+    views += [_buyer(spec), _dealer(spec)]
+    known = [replace(view, organisation=p.run_by) for view, p in zip(views, spec.parties, strict=True)]
+    return (*known, _observer())
 
 
 _PUBLIC = "the public facts of the job"

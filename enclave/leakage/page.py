@@ -118,8 +118,10 @@ def _view(view: PartyView) -> str:
     def lines(items: Sequence[str]) -> str:
         return "".join(f"<li>{text(item)}</li>" for item in items)
 
+    foreign = view.organisation not in ("", view.name)
+    role = f"{view.role}, run by {view.organisation}" if foreign else view.role
     return (
-        f'<div class="view"><h3>{text(view.name)}</h3><p class="role">{text(view.role)}</p>'
+        f'<div class="view"><h3>{text(view.name)}</h3><p class="role">{text(role)}</p>'
         f"<h4>Sees</h4><ul>{lines(view.sees)}</ul><h4>Does not see</h4><ul>{lines(view.hidden)}</ul></div>"
     )
 

@@ -30,6 +30,7 @@ from enclave.messages.job import (
     Signed,
     TensorType,
     Training,
+    is_organisation,
 )
 from enclave.messages.records import LedgerEntry, LinkTraffic, Receipt, ReceiptBody, Statement, Transcript
 
@@ -68,5 +69,6 @@ __all__ = [
     "Value",
     "check",
     "is_name",
+    "is_organisation",
     "sha256",
 ]

@@ -107,3 +107,4 @@ class DescribeReply(Value):
     claims: tuple[str, ...]
     code_version: str
     profile: str
+    organisation: str = ""

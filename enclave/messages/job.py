@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from enclave.errors import BadSpec
@@ -10,21 +11,49 @@ from enclave.messages.codec import Value, check, is_name
 from enclave.messages.encoding import Encoding
 from enclave.wire import job_pb2
 
-__all__ = ["OUTPUTS", "Architecture", "DatasetRef", "JobSpec", "Layer", "PartyRef", "Signed", "TensorType", "Training"]
+__all__ = [
+    "OUTPUTS",
+    "Architecture",
+    "DatasetRef",
+    "JobSpec",
+    "Layer",
+    "PartyRef",
+    "Signed",
+    "TensorType",
+    "Training",
+    "is_organisation",
+]
+
+
+def is_organisation(text: str) -> bool:
+    """Whether `text` can name an organisation, or is empty: one line of at most 120 printable signs."""
+    return len(text) <= 120 and text.isprintable() and text == text.strip()
+
+
+def _organisation_key(text: str) -> str:
+    """Two names are one organisation's when this is equal for both: capitals and blanks do not count."""
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 @dataclass(frozen=True, slots=True)
 class PartyRef(Value):
-    """A party of a job: its key, and where its node listens (empty for a buyer)."""
+    """A party of a job: its key, where its node listens (empty for a buyer), and who runs it (empty: its name)."""
 
     wire = job_pb2.PartyRef
     name: str
     role: str
     key_id: bytes
     address: str = ""
+    organisation: str = ""
+
+    @property
+    def run_by(self) -> str:
+        """The organisation that runs the party."""
+        return self.organisation or self.name
 
     def __post_init__(self) -> None:
         check(is_name(self.name), f"party name {self.name[:80]!r} is not a plain name")
+        check(is_organisation(self.organisation), f"organisation of {self.name} must be one line of at most 120 signs")
         check(self.role in ("owner", "dealer", "buyer"), f"role must be owner, dealer or buyer, found {self.role!r}")
         check(len(self.key_id) == 32, f"key id must have 32 bytes, found {len(self.key_id)}")
 
@@ -164,6 +193,12 @@ class JobSpec(Value):
     def buyer(self) -> PartyRef:
         """The party that signed the job and gets the outputs."""
         return self.parties[-2]
+
+    @property
+    def dealer_kin(self) -> tuple[PartyRef, ...]:
+        """The parties that compute and are run by the dealer's organisation; empty for an independent dealer."""
+        own = _organisation_key(self.dealer.run_by)
+        return tuple(party for party in self.compute_parties if _organisation_key(party.run_by) == own)
 
     @property
     def rows(self) -> int:

@@ -125,6 +125,7 @@ def check_cards(
         if checks.equal("card.key", party.key_id, card.key_id, party.name):
             found[card.key_id] = card
         checks.equal("card.role", f"{party.name} ({party.role})", f"{card.name} ({card.role})", party.name)
+        checks.equal("card.organisation", party.run_by, card.organisation, party.name)
         checks.that("card.certificates", len(card.certificates) > 0, "at least one", "none", party.name)
         if known is not None:
             pinned = known.get(card.key_id)
@@ -203,7 +204,11 @@ def _check_traffic(spec: JobSpec, statements: Sequence[Statement], checks: Check
 
 
 def _check_claims(spec: JobSpec, statements: Sequence[Statement], checks: Checks) -> None:
-    stated: dict[str, tuple[str, str]] = {"engine": (spec.engine, "spec"), "frac_bits": (str(spec.frac_bits), "spec")}
+    stated: dict[str, tuple[str, str]] = {
+        "engine": (spec.engine, "spec"),
+        "frac_bits": (str(spec.frac_bits), "spec"),
+        "dealer.independent": ("no" if spec.dealer_kin else "yes", "spec"),
+    }
     expected, found = "one value per claim", ""
     for said in statements:
         own: dict[str, str] = {}

@@ -24,13 +24,13 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65nclave/wire/identity.proto\x12\x0c\x65nclave.wire\"u\n\x04\x43\x61rd\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0bsigning_key\x18\x04 \x01(\x0c\x12\x14\n\x0c\x63\x65rtificates\x18\x05 \x03(\x0c\x12\x15\n\rissued_unix_s\x18\x06 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x65nclave/wire/identity.proto\x12\x0c\x65nclave.wire\"\x8b\x01\n\x04\x43\x61rd\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\x13\n\x0bsigning_key\x18\x04 \x01(\x0c\x12\x14\n\x0c\x63\x65rtificates\x18\x05 \x03(\x0c\x12\x15\n\rissued_unix_s\x18\x06 \x01(\x03\x12\x14\n\x0corganisation\x18\x07 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'enclave.wire.identity_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CARD']._serialized_start=45
-  _globals['_CARD']._serialized_end=162
+  _globals['_CARD']._serialized_start=46
+  _globals['_CARD']._serialized_end=185
 # @@protoc_insertion_point(module_scope)

@@ -7,16 +7,18 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class PartyRef(_message.Message):
-    __slots__ = ("name", "role", "key_id", "address")
+    __slots__ = ("name", "role", "key_id", "address", "organisation")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     KEY_ID_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    ORGANISATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     role: str
     key_id: bytes
     address: str
-    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., key_id: _Optional[bytes] = ..., address: _Optional[str] = ...) -> None: ...
+    organisation: str
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., key_id: _Optional[bytes] = ..., address: _Optional[str] = ..., organisation: _Optional[str] = ...) -> None: ...
 
 class DatasetRef(_message.Message):
     __slots__ = ("owner", "name", "version", "rows")

@@ -44,20 +44,22 @@ class DatasetInfo(_message.Message):
     def __init__(self, ref: _Optional[_Union[_job_pb2.DatasetRef, _Mapping]] = ..., description: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[ColumnInfo, _Mapping]]] = ..., job_kinds: _Optional[_Iterable[str]] = ..., outputs: _Optional[_Iterable[str]] = ..., minimum_rows: _Optional[int] = ..., approval: _Optional[str] = ..., mock_parquet: _Optional[bytes] = ...) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("name", "role", "datasets", "claims", "code_version", "profile")
+    __slots__ = ("name", "role", "datasets", "claims", "code_version", "profile", "organisation")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     DATASETS_FIELD_NUMBER: _ClassVar[int]
     CLAIMS_FIELD_NUMBER: _ClassVar[int]
     CODE_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
+    ORGANISATION_FIELD_NUMBER: _ClassVar[int]
     name: str
     role: str
     datasets: _containers.RepeatedCompositeFieldContainer[DatasetInfo]
     claims: _containers.RepeatedScalarFieldContainer[str]
     code_version: str
     profile: str
-    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., datasets: _Optional[_Iterable[_Union[DatasetInfo, _Mapping]]] = ..., claims: _Optional[_Iterable[str]] = ..., code_version: _Optional[str] = ..., profile: _Optional[str] = ...) -> None: ...
+    organisation: str
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., datasets: _Optional[_Iterable[_Union[DatasetInfo, _Mapping]]] = ..., claims: _Optional[_Iterable[str]] = ..., code_version: _Optional[str] = ..., profile: _Optional[str] = ..., organisation: _Optional[str] = ...) -> None: ...
 
 class Reason(_message.Message):
     __slots__ = ("rule", "text")

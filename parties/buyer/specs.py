@@ -166,7 +166,10 @@ def job_spec(
             f"the encoding yields {encoding.width} numbers a row, the model takes {architecture.input_shape}",
             hint="compare the [[features]] of the encoding with the columns the model was trained on",
         )
-    parties = [PartyRef(card.name, card.role, card.key_id, card.address) for card in (*owners, buyer, dealer)]
+    parties = [
+        PartyRef(card.name, card.role, card.key_id, card.address, card.organisation)
+        for card in (*owners, buyer, dealer)
+    ]
     try:
         return JobSpec(
             job_id=secrets.token_hex(16),

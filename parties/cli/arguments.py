@@ -78,6 +78,7 @@ def _identity(groups: Subparsers) -> None:
     init.add_argument(
         "--listen", type=endpoint, metavar="HOST:PORT", help="where the node of an owner or dealer listens"
     )
+    init.add_argument("--organisation", default="", metavar="TEXT", help="who runs this party; default: NAME")
     init.add_argument("--advertise", type=endpoint, metavar="HOST:PORT", help="where others reach it, if elsewhere")
     trust = _leaf(groups, "trust", "trust", "accept another party by its card")
     trust.add_argument("card", type=Path, metavar="CARD")

@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 
 from enclave.identity import Card, Identity, TrustStore
+from enclave.messages import PartyRef
 from enclave.receipts import Verified
 from parties.auditor import report, summary, verify
 from parties.cli.console import FAILED, Answer, Console
@@ -40,7 +41,7 @@ def _text(verified: Verified, console: Console) -> str:
         data = ", ".join(f"{d.owner}/{d.name} ({d.rows:,} rows)" for d in spec.datasets)
         ended = "released" if verified.released else "ended without release"
         lines += [f"job      {spec.job_id}", f"kind     {spec.kind}, {ended}", f"data     {data}"]
-        lines.append(f"parties  {', '.join(f'{p.name} ({p.role})' for p in spec.parties)}")
+        lines.append(f"parties  {', '.join(map(_party, spec.parties))}")
     if verified.body is not None:
         lines.append(f"released {', '.join(verified.body.released) or 'nothing'}")
     if not verified.released:
@@ -70,6 +71,11 @@ def _ends(verified: Verified) -> list[str]:
             + (f": {reasons}" if reasons else "")
         )
     return lines
+
+
+def _party(party: PartyRef) -> str:
+    run_by = "" if party.run_by == party.name else f" of {party.run_by}"
+    return f"{party.name} ({party.role}{run_by})"
 
 
 def _plain(text: str) -> str:

@@ -35,7 +35,7 @@ def _init(args: Namespace, console: Console) -> Answer:
     if serves:
         # Checked before anything is written: a home that is made by half cannot be made again.
         NodeConfig(listen=listen, advertise=args.advertise or "")
-    identity = Identity.create(home, args.role, args.name, address)
+    identity = Identity.create(home, args.role, args.name, address, organisation=args.organisation)
     if serves:
         write_default(home, listen=listen, advertise=args.advertise or "")
     value = {**_card_value(identity.card), "home": str(home), "card": str(home / "card")}
@@ -55,6 +55,7 @@ def _trust(args: Namespace, console: Console) -> Answer:
     where = f" at {card.address}" if card.address else ""
     text = (
         f"{own.name} trusts {card.role} {card.name}{where}\n"
+        f"run by   {card.organisation}\n"
         f"key      {_digits(card.key_id)}\n"
         f"next     compare these digits with {card.name} by telephone"
     )
@@ -70,7 +71,8 @@ def _card(args: Namespace, console: Console) -> Answer:
         args.out.write_bytes(identity.card.encoded)
         path = args.out
     value = {**_card_value(identity.card), "card": str(path), "expires_unix_s": identity.expires_unix_s}
-    lines = [f"{identity.role} {identity.name}", f"key      {_digits(identity.key_id)}"]
+    lines = [f"{identity.role} {identity.name}", f"run by   {identity.card.organisation}"]
+    lines.append(f"key      {_digits(identity.key_id)}")
     if identity.card.address:
         lines.append(f"address  {identity.card.address}")
     lines.append(f"expires  {_day(identity.expires_unix_s)}")
@@ -97,7 +99,13 @@ def _rotate(args: Namespace, console: Console) -> Answer:
 
 
 def _card_value(card: Card) -> dict[str, Any]:
-    return {"role": card.role, "name": card.name, "address": card.address, "key_id": card.key_id.hex()}
+    return {
+        "role": card.role,
+        "name": card.name,
+        "organisation": card.organisation,
+        "address": card.address,
+        "key_id": card.key_id.hex(),
+    }
 
 
 def _digits(key_id: bytes) -> str:

@@ -87,7 +87,15 @@ class Node:
         """Who this node is, and what it offers the caller."""
         p = self._p
         offers = p.admission.offers(caller) if p.identity.role == "owner" else ()
-        return DescribeReply(p.identity.name, p.identity.role, offers, p.claims, p.code_version, p.config.profile)
+        return DescribeReply(
+            name=p.identity.name,
+            role=p.identity.role,
+            datasets=offers,
+            claims=p.claims,
+            code_version=p.code_version,
+            profile=p.config.profile,
+            organisation=p.identity.card.organisation,
+        )
 
     def propose(self, caller: Card, signed: Signed) -> Decision:
         """Records a job and decides on it; a refusal by policy is a normal, recorded answer.

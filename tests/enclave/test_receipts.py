@@ -116,6 +116,7 @@ def test_no_bytes_ride_along(room: Room) -> None:
         ({"claims": ("engine=mpc", "engine=mpc")}, "claims.agree"),
         ({"claims": ("frac_bits=21",)}, "claims.agree"),
         ({"claims": ("safe",)}, "claims.agree"),
+        ({"claims": ("dealer.independent=no",)}, "claims.agree"),
         ({"transcript": None}, "transcript.present"),
     ],
 )
@@ -268,6 +269,16 @@ def test_role_on_card_differs_from_spec(room: Room) -> None:
     signed = room.identities[2].sign("job", spec.encode())
     found = failed(verify_receipt(room.receipt(room.body(spec=signed.body, spec_signature=signed.signature))))
     assert "card.role" in found
+
+
+def test_organisations_on_cards_and_in_the_job_are_the_same(room: Room) -> None:
+    """A job that calls the dealer independent is held against the cards that the receipt carries."""
+    parties = list(room.spec.parties)
+    parties[3] = dataclasses.replace(parties[3], organisation="Somebody Else")
+    signed = room.identities[2].sign("job", room.make_spec(parties=tuple(parties)).encode())
+    said = [room.statement(n, spec_digest=digest(signed.body)) for n in NAMES]
+    body = room.body(spec=signed.body, spec_signature=signed.signature, statements=tuple(room.signed(said)))
+    assert failed(verify_receipt(room.receipt(body))) == {"card.organisation"}
 
 
 def test_unreleased_jobs_have_receipts_too(room: Room) -> None:

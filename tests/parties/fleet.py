@@ -68,6 +68,7 @@ class Fleet:
     rows: int = 60
     approval: str = "automatic"
     settings: str = ""
+    organisations: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,7 +78,9 @@ class Fleet:
         for name in (*self.node_names, "buyer"):
             role = name.rstrip("0123456789")
             address = "" if role == "buyer" else f"127.0.0.1:{free_port()}"
-            self.ids[name] = Identity.create(self.root / name, role, name, address)
+            self.ids[name] = Identity.create(
+                self.root / name, role, name, address, organisation=self.organisations.get(name, "")
+            )
             if role != "buyer":
                 text = f'listen = "{address}"\nprofile = "development"\nstep_deadline_s = 20\n{self.settings}'
                 (self.root / name / "node.toml").write_text(text)
@@ -193,7 +196,7 @@ class Fleet:
     def party(self, name: str) -> PartyRef:
         """A party as a job names it."""
         identity = self.ids[name]
-        return PartyRef(name, identity.role, identity.key_id, identity.card.address)
+        return PartyRef(name, identity.role, identity.key_id, identity.card.address, identity.card.organisation)
 
     def sign(self, spec: JobSpec) -> Signed:
         """The buyer's signature."""

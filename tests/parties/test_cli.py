@@ -37,6 +37,19 @@ def test_init_makes_a_home_and_says_what_to_do_next(enclave: Shell, tmp_path: Pa
     assert 'listen = "127.0.0.1:7999"' in (home / "node.toml").read_text()
 
 
+def test_a_party_says_who_runs_it(enclave: Shell, tmp_path: Path) -> None:
+    home = tmp_path / "clinic"
+    words = ["init", "owner", "clinic", "--home", home, "--organisation"]
+    assert enclave(*words, "two\nlines") == 1
+    assert "organisation must be one line" in enclave.err and not home.exists()
+    assert enclave(*words, " Hospital Trust ", "--json") == 0
+    assert enclave.json()["organisation"] == "Hospital Trust"
+    assert enclave("card", "--home", home) == 0
+    assert "owner clinic\nrun by   Hospital Trust\nkey " in enclave.out
+    assert enclave("rotate", "--home", home, "--json") == 0
+    assert enclave.json()["organisation"] == "Hospital Trust"
+
+
 def test_init_uses_the_home_of_the_environment(enclave: Shell, tmp_path: Path) -> None:
     assert enclave("init", "buyer", "lab", "--json") == 0
     assert enclave.json()["home"] == str(tmp_path / "default-home")
@@ -130,10 +143,11 @@ def test_cards_are_shown_copied_and_trusted(enclave: Shell, tmp_path: Path) -> N
     assert enclave("card", "--home", tmp_path / "clinic", "--out", tmp_path / "clinic.card", "--json") == 0
     key_id = enclave.json()["key_id"]
     assert enclave("trust", tmp_path / "clinic.card", "--home", tmp_path / "lab") == 0
-    assert enclave.out.startswith("lab trusts owner clinic at 127.0.0.1:7600\nkey      ")
+    assert enclave.out.startswith("lab trusts owner clinic at 127.0.0.1:7600\nrun by   clinic\nkey      ")
     assert enclave("card", "--home", tmp_path / "lab", "--json") == 0
     trusts = enclave.json()["trusts"]
-    assert trusts == [{"role": "owner", "name": "clinic", "address": "127.0.0.1:7600", "key_id": key_id}]
+    known = {"role": "owner", "name": "clinic", "organisation": "clinic", "address": "127.0.0.1:7600"}
+    assert trusts == [{**known, "key_id": key_id}]
     assert enclave("card", "--home", tmp_path / "clinic", "--out", tmp_path / "clinic.card") == 1
     assert "exists already" in enclave.err
 
@@ -185,7 +199,7 @@ def test_units() -> None:
 
 def test_every_command_has_help_home_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     leaves = _leaves([])
-    assert len(leaves) == 21
+    assert len(leaves) == 22
     for words in leaves:
         with pytest.raises(SystemExit) as stop:
             build_parser().parse_args([*words, "--help"])

@@ -44,6 +44,25 @@ def test_claims_name_the_dealer_and_the_numbers_of_the_job() -> None:
     assert values["randomness"].startswith("AES-128-CTR")
 
 
+@pytest.mark.parametrize(
+    ("organisations", "kin"),
+    [
+        (("", "", ""), ()),
+        (("Clinic", "Lab", "Trust Ltd"), ()),
+        (("trust ltd", "Lab", "Trust Ltd"), ("acme",)),
+        (("Clinic", "\uff34RUST  Ltd", "Trust Ltd"), ("bob",)),
+        (("Trust Ltd", "TRUST LTD", "Trust Ltd"), ("acme", "bob")),
+        (("", "", "ACME"), ("acme",)),
+    ],
+)
+def test_a_dealer_is_independent_of_all_who_compute(organisations: tuple[str, ...], kin: tuple[str, ...]) -> None:
+    parties = tuple(replace(p, organisation=o) for p, o in zip(SPEC.parties, organisations, strict=True))
+    spec = replace(SPEC, parties=parties)
+    assert tuple(party.name for party in spec.dealer_kin) == kin
+    assert _values(job_claims(spec))["dealer.independent"] == ("no" if kin else "yes")
+    assert [all(name in text for name in kin) for text in untrue(spec)] == [True] * bool(kin)
+
+
 def test_a_process_that_would_speak_older_tls_says_so() -> None:
     code = (
         "import grpc\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from enclave.errors import Untrusted
+from enclave.errors import BadSpec, Untrusted
 from enclave.identity import DOMAINS, MAX_CARD_BYTES, Card, Identity, TrustStore, verify
 from enclave.identity.card import SERVER_NAME, CardBody, sign_with
 from enclave.messages import Signed
@@ -188,3 +189,15 @@ def test_a_key_of_small_order_signs_nothing() -> None:
     card = Signed(body.SerializeToString(), bytes.fromhex(key_id), signature)
     with pytest.raises(Untrusted, match="small order"):
         Card.decode(card.encode())
+
+
+def test_a_card_without_an_organisation_is_run_under_its_own_name(new_party: NewParty, tmp_path: Path) -> None:
+    alice = new_party("owner", "alice")
+    old = forge(Ed25519PrivateKey.generate(), (make_certificate(),))
+    assert Card.decode(old).organisation == "mallory" and alice.card.organisation == "alice"
+    named = Identity.create(tmp_path / "named", "dealer", "deal", organisation=" Trust Ltd ")
+    assert named.card.organisation == Identity.load(named.home).card.organisation == "Trust Ltd"
+    assert named.rotate().card.organisation == named.move("h:1").card.organisation == "Trust Ltd"
+    for text in ("two\nlines", "\x1b[2J", "x" * 121):
+        with pytest.raises(BadSpec, match="one line of at most 120"):
+            Identity.create(tmp_path / "bad", "dealer", "deal", organisation=text)
