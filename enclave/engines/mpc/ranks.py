@@ -78,7 +78,12 @@ class Linked(Session):
     @property
     def peak_rss_bytes(self) -> int:
         """The process's largest resident memory so far."""
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        try:
+            with open("/proc/self/status", "rb") as file:
+                return next(int(line.split()[1]) * 1024 for line in file if line.startswith(b"VmHWM:"))
+        except (OSError, StopIteration):
+            # Elsewhere than on Linux. There, it would count what a large parent had before it started this program.
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class PartySession(Linked):
@@ -130,7 +135,8 @@ class PartySession(Linked):
                 theirs = np.frombuffer(data, values[k].dtype, values[k].size, start).reshape(values[k].shape)
                 start += values[k].nbytes
                 if opened[k] is None:
-                    opened[k] = theirs
+                    # What is kept for later products must not keep a whole message with it.
+                    opened[k] = theirs if theirs.nbytes == size else theirs.copy()
                     continue
                 combine = np.add if items[k].op == "add" else np.bitwise_xor
                 # Safety: never in place before the sum is a new array; the channel may still hold the sent one.
