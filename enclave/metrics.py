@@ -15,6 +15,7 @@ mean of the two.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -24,9 +25,31 @@ from numpy.typing import NDArray
 from enclave.engines.interface import Engine, Secret
 from enclave.errors import BadSpec
 
-__all__ = ["ClassTally", "auc", "decision", "r2_parts", "squared_error", "total_squares", "truth"]
+__all__ = [
+    "OUT_OF_RANGE",
+    "ClassTally",
+    "auc",
+    "decision",
+    "error_limit",
+    "flagged",
+    "r2_parts",
+    "squared_error",
+    "total_squares",
+    "truth",
+]
 
 IntArray: TypeAlias = NDArray[np.int64]
+OUT_OF_RANGE = -2.0  # no metric is ever this: what `flagged` puts in the place of one that means nothing
+
+
+def flagged(engine: Engine, value: Secret, fine: Secret, mark: float = OUT_OF_RANGE) -> Secret:
+    """`value` where the bit `fine` (1,) is 1, the whole number `mark` in every element where it is 0.
+
+    Cost: one product of an integer. Reveals: nothing; whoever gets the result learns the bit, and where it is 0
+    nothing of the value.
+    """
+    bad = engine.add(engine.neg(fine), 1)
+    return engine.add(engine.mul(value, fine), engine.times_integer(bad, int(mark)))
 
 
 def truth(classes: IntArray, count: int) -> IntArray:
@@ -202,13 +225,33 @@ def _halves(engine: Engine, x: Secret, half: int) -> tuple[Secret, Secret]:
     return engine.reshape(left, (half,)), engine.reshape(right, (half,))
 
 
-def squared_error(engine: Engine, outputs: Secret, targets: Secret) -> Secret:
-    """The sum of (output - target)^2, a number (1,), for outputs (n, 1) and targets (n,).
+def error_limit(frac_bits: int, rows: int) -> float:
+    """The largest |output - target| that a squared error counts.
 
-    Each square is truncated by itself, so that the sum may exceed what a single product may. Reveals: nothing.
+    Its square must fit a product, below 2^(62 - 2 frac_bits), and the sum of `rows` squares the division of R2,
+    below 2^(60 - frac_bits). The factor leaves room for what truncation rounds up.
     """
-    error = engine.sub(engine.reshape(outputs, (outputs.shape[0],)), targets)
-    return _total(engine, engine.mul(error, error))
+    return 0.999 * min(2.0 ** (31 - frac_bits), math.sqrt(2.0 ** (60 - frac_bits) / rows))
+
+
+def squared_error(engine: Engine, outputs: Secret, targets: Secret, limit: float) -> tuple[Secret, Secret]:
+    """The sum of (output - target)^2, a number (1,), and how much of it is wrong, an integer (1,).
+
+    Each square is truncated by itself, so that the sum may exceed what a single product may. A square of an error
+    of `limit` or more may wrap: the integer is 0 where no error is beyond it, positive otherwise, and the sum
+    means nothing then.
+
+    Args:
+        outputs: numbers (n, 1). targets: numbers (n,).
+        limit: at most what `error_limit` gives.
+
+    Cost: two comparisons and one product a row. Reveals: nothing.
+    """
+    rows = outputs.shape[0]
+    error = engine.sub(engine.reshape(outputs, (rows,)), targets)
+    sides = engine.ge_zero(engine.add(engine.concat([error, engine.neg(error)], axis=0), limit))
+    outside = engine.add(engine.neg(_total(engine, sides)), 2 * rows)
+    return _total(engine, engine.mul(error, error)), outside
 
 
 def total_squares(engine: Engine, counts: Sequence[int], means: Secret, shares: Secret, own: Secret) -> Secret:

@@ -13,7 +13,17 @@ import numpy as np
 
 from enclave.engines.interface import AnyArray, Engine, Secret
 from enclave.messages import Architecture, JobSpec, Layer
-from enclave.metrics import ClassTally, auc, decision, r2_parts, squared_error, total_squares, truth
+from enclave.metrics import (
+    ClassTally,
+    auc,
+    decision,
+    error_limit,
+    flagged,
+    r2_parts,
+    squared_error,
+    total_squares,
+    truth,
+)
 from enclave.models.graph import INPUT, parameter_shapes
 from enclave.workloads.blocks import over_blocks
 from enclave.workloads.inputs import Inputs
@@ -68,6 +78,7 @@ class _Scoring:
         if self._classes is not None and self._wanted & {"accuracy", "confusion"}:
             self._tally = ClassTally(engine, self._classes, confusion="confusion" in self._wanted)
         self._squares = engine.zeros((1,))
+        self._outside = engine.zeros((1,), integer=True)
 
     def _fold(self) -> None:
         """Standardises by changed weights of the first layer, where that is possible: rows then stay as entered."""
@@ -99,11 +110,9 @@ class _Scoring:
                 found["auc"] = auc(engine, self._joined(kept, 0), self._all_bits(holders))
         if "predictions" in self._wanted:
             found["predictions"] = self._joined(kept, -1)
-        if "rmse" in self._wanted:
-            found["rmse"] = self._squares
-        if "r2" in self._wanted:
-            with engine.stage("r2"):
-                found["r2"] = self._r2(holders)
+        if self._wanted & {"rmse", "r2"}:
+            with engine.stage("errors"):
+                found |= self._errors(holders)
         return {name: found[name] for name in spec.outputs if name in found}
 
     def _block(self, rank: int, start: int, stop: int) -> tuple[Secret, ...]:
@@ -115,9 +124,10 @@ class _Scoring:
             if self._tally is not None:
                 self._tally.add(outputs, self._truth(rank, start, stop))
             if self._wanted & {"rmse", "r2"}:
-                self._squares = engine.add(
-                    self._squares, squared_error(engine, outputs, self._truth(rank, start, stop))
-                )
+                limit = error_limit(self._spec.frac_bits, self._spec.rows)
+                squares, outside = squared_error(engine, outputs, self._truth(rank, start, stop), limit)
+                self._squares = engine.add(self._squares, squares)
+                self._outside = engine.add(self._outside, outside)
             if "auc" in self._wanted:
                 kept.append(decision(engine, outputs))
             if "predictions" in self._wanted:
@@ -157,7 +167,18 @@ class _Scoring:
     def _all_bits(self, holders: Sequence[tuple[int, int]]) -> Secret:
         return self._engine.concat([self._truth(rank, 0, rows) for rank, rows in holders], axis=0)
 
-    def _r2(self, holders: Sequence[tuple[int, int]]) -> Secret:
+    def _errors(self, holders: Sequence[tuple[int, int]]) -> dict[str, Secret]:
+        """The sum of squares and the parts of R2, unless an error left the range: then only that is said."""
+        engine = self._engine
+        fine = engine.ge_zero(engine.neg(self._outside))
+        found = {}
+        if "rmse" in self._wanted:
+            found["rmse"] = flagged(engine, self._squares, fine)
+        if "r2" in self._wanted:
+            found["r2"] = flagged(engine, self._r2(holders, engine.mul(self._squares, fine)), fine)
+        return found
+
+    def _r2(self, holders: Sequence[tuple[int, int]], error: Secret) -> Secret:
         engine, spec = self._engine, self._spec
         parts: tuple[list[Secret], ...] = ([], [], [])
         for rank, count in holders:
@@ -170,4 +191,4 @@ class _Scoring:
                 part.append(engine.private(None if value is None else np.array([value]), (1,), rank))
         means, shares, own = (engine.concat(part, axis=0) for part in parts)
         total = total_squares(engine, [count for _, count in holders], means, shares, own)
-        return r2_parts(engine, self._squares, total, min(60, 62 - spec.frac_bits + spec.rows.bit_length()))
+        return r2_parts(engine, error, total, min(60, 62 - spec.frac_bits + spec.rows.bit_length()))

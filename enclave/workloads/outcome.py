@@ -10,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.interface import AnyArray, Engine, Permit, Secret
-from enclave.errors import PolicyRefused
+from enclave.errors import PolicyRefused, RangeExceeded
 from enclave.messages import JobSpec
+from enclave.metrics import OUT_OF_RANGE, error_limit
 from enclave.workloads.dense import DenseNetwork
 from enclave.workloads.evaluate import evaluate
 from enclave.workloads.inputs import Inputs
 from enclave.workloads.standardise import column_units
 from enclave.workloads.train import train
+from enclave.workloads.watch import weight_limit
 
 __all__ = ["Result", "Sealed", "finish", "opened_outputs", "release", "run"]
 
@@ -90,21 +92,53 @@ def release(engine: Engine, spec: JobSpec, sealed: Sealed, permit: Permit) -> di
 
 
 def finish(spec: JobSpec, opened: Mapping[str, AnyArray]) -> Result:
-    """What the opened arrays say, computed in the clear at the buyer."""
+    """What the opened arrays say, computed in the clear at the buyer.
+
+    Raises: RangeExceeded where an output says that a value left the fixed-point range, or could not be what it
+        claims to be: nothing is clamped into a plausible result.
+    """
     numeric = spec.encoding.target.numeric if spec.encoding.target is not None else None
     shift, scale = (numeric.shift, numeric.scale) if numeric is not None else (0.0, 1.0)
+    for name, values in opened.items():
+        _check_possible(spec, name, values)
     area = float(opened["auc"][0]) if "auc" in opened else None
     predictions = opened["predictions"] * scale + shift if "predictions" in opened else None
     return Result(
         rows=spec.rows,
         accuracy=int(opened["accuracy"][0]) / spec.rows if "accuracy" in opened else None,
         auc=area if area is None or area > -0.5 else math.nan,
-        rmse=math.sqrt(max(0.0, float(opened["rmse"][0])) / spec.rows) * scale if "rmse" in opened else None,
+        rmse=math.sqrt(float(opened["rmse"][0]) / spec.rows) * scale if "rmse" in opened else None,
         r2=_r2(opened["r2"]) if "r2" in opened else None,
         confusion=opened.get("confusion"),
         predictions=predictions,
         weights=_weights(spec, opened["model"]) if "model" in opened else None,
     )
+
+
+def _check_possible(spec: JobSpec, name: str, values: AnyArray) -> None:
+    """Raises RangeExceeded unless every opened number is one that this output can have."""
+    rounding = 2.0**-16  # of a division, generously
+    errors = error_limit(spec.frac_bits, spec.rows)
+    lowest, highest = {
+        "accuracy": (0.0, float(spec.rows)),
+        "confusion": (0.0, float(spec.rows)),
+        "auc": (-rounding, 1.0 + rounding),
+        "rmse": (0.0, spec.rows * errors**2 * (1.0 + rounding)),
+        "r2": (-rounding, 1.0 + rounding),
+        "model": (-weight_limit(spec.frac_bits), weight_limit(spec.frac_bits)),
+    }.get(name, (-(2.0 ** (62 - spec.frac_bits)), 2.0 ** (62 - spec.frac_bits)))
+    if name != "model" and name != "predictions" and np.all(values == OUT_OF_RANGE):
+        where = "output - target" if name in ("rmse", "r2") else "the training"
+        raise RangeExceeded(where, math.inf, errors if name in ("rmse", "r2") else 2.0 ** (62 - 2 * spec.frac_bits))
+    if name == "model" and np.any(np.abs(values) > highest):
+        raise RangeExceeded("the training", math.inf, 2.0 ** (62 - 2 * spec.frac_bits))
+    possible = (values >= lowest) & (values <= highest)
+    if name == "auc":
+        possible |= values == -1.0  # one class alone
+    if not possible.all():
+        raise RangeExceeded(f"the released {name}", float(values[~possible].flat[0]), highest)
+    if name == "confusion" and values.sum() != spec.rows:
+        raise RangeExceeded("the released confusion", float(values.sum()), float(spec.rows))
 
 
 def _r2(parts: AnyArray) -> float:

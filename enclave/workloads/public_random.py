@@ -12,7 +12,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["public_permutation", "public_uniform"]
+__all__ = ["public_permutation", "public_signs", "public_uniform"]
 
 
 def _public_words(seed: int, purpose: str, count: int) -> NDArray[np.uint64]:
@@ -32,4 +32,13 @@ def public_uniform(seed: int, purpose: str, shape: tuple[int, ...], bound: float
     count = int(np.prod(shape, dtype=np.int64))
     unit = (_public_words(seed, purpose, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
     found: NDArray[np.float64] = ((2.0 * unit - 1.0) * bound).reshape(shape)
+    return found
+
+
+def public_signs(seed: int, purpose: str, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    """Numbers -1 and 1, a bit each."""
+    count = int(np.prod(shape, dtype=np.int64))
+    words = _public_words(seed, purpose, (count + 63) // 64).astype("<u8")
+    bits = np.unpackbits(words.view(np.uint8), count=count, bitorder="little")
+    found: NDArray[np.int64] = (2 * bits.astype(np.int64) - 1).reshape(shape)
     return found

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from enclave.errors import BadSpec, RangeExceeded
 from enclave.messages import JobSpec, NumericFeature
+from enclave.metrics import error_limit
 from enclave.models.graph import output_shape
 from enclave.workloads.dense import DenseNetwork
 
@@ -116,11 +117,7 @@ def _check_training(spec: JobSpec, shape: tuple[int, ...]) -> None:
 
 
 def _check_target_range(spec: JobSpec, bound: float) -> None:
-    """A squared error must fit a product, and their sum the division of R2; errors are taken as at most 2 bounds."""
-    square = (2.0 * bound) ** 2
-    limit = 2.0 ** (_RING_BITS - 2 * spec.frac_bits)
-    if any(name in spec.outputs for name in _NUMBER_OUTPUTS) and square >= limit:
-        raise RangeExceeded("target", 2.0 * bound, math.sqrt(limit))
-    limit = 2.0 ** (60 - spec.frac_bits)
-    if "r2" in spec.outputs and square * spec.rows >= limit:
-        raise RangeExceeded("target", 2.0 * bound, math.sqrt(limit / spec.rows))
+    """Errors are taken as at most 2 bounds here; where they are larger after all, the job says so at its end."""
+    limit = error_limit(spec.frac_bits, spec.rows)
+    if any(name in spec.outputs for name in _NUMBER_OUTPUTS) and 2.0 * bound >= limit:
+        raise RangeExceeded("target", 2.0 * bound, limit)

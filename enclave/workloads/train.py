@@ -9,6 +9,9 @@ l2 / 2 times the squared weights (not the biases). Momentum is v = m v + gradien
 
 Batches are the same in every epoch: what is opened under a mask for a row is opened once, whatever the number of
 epochs. For that the secrets of all rows stay in memory: up to 24 bytes a value at every party.
+
+A training that left the fixed-point range (`watch`) yields marks in the place of all its outputs: the buyer then
+learns that, and nothing else.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import numpy as np
 from enclave.engines.interface import AnyArray, Engine, FloatArray, Secret
 from enclave.errors import BadSpec
 from enclave.messages import JobSpec, Training
-from enclave.metrics import truth
+from enclave.metrics import flagged, truth
 from enclave.workloads.blocks import Segment, batches
 from enclave.workloads.dense import DenseNetwork
 from enclave.workloads.evaluate import score
@@ -30,6 +33,7 @@ from enclave.workloads.inputs import Inputs
 from enclave.workloads.public_random import public_permutation
 from enclave.workloads.specification import class_count, row_holders
 from enclave.workloads.standardise import Standardiser
+from enclave.workloads.watch import Watch, weight_limit
 
 __all__ = ["train"]
 
@@ -46,19 +50,24 @@ def train(engine: Engine, spec: JobSpec, inputs: Inputs) -> dict[str, Secret]:
         raise BadSpec("a training job needs a training section")
     network = DenseNetwork(spec.architecture)
     standardiser = Standardiser(engine, spec, inputs) if spec.encoding.standardise else None
-    descent = _Descent(engine, network, spec.training)
-    _run_schedule(engine, spec.training, _Batches(engine, spec, inputs, standardiser), descent)
+    data = _Batches(engine, spec, inputs, standardiser)
+    steps = spec.training.epochs * sum(segment.count for segment in data.segments)
+    descent = _Descent(engine, network, spec.training, Watch(engine, spec.frac_bits, steps))
+    _run_schedule(engine, spec.training, data, descent)
+    with engine.stage("range"):
+        calm = descent.watch.calm()
     weights = network.unflatten(engine, descent.weights)
     found: dict[str, Secret] = {}
     if set(spec.outputs) - {"model"}:
         with engine.stage("metrics"):
             found = score(engine, spec, inputs, weights, standardiser)
+            found = {name: flagged(engine, value, calm) for name, value in found.items()}
     if standardiser is not None:
         first = network.layers[0]
         assert first.bias is not None  # check_spec
         folded = standardiser.fold(engine, weights[first.weight], weights[first.bias])
         weights = {**weights, first.weight: folded[0], first.bias: folded[1]}
-    found["model"] = network.flatten(engine, weights)
+    found["model"] = flagged(engine, network.flatten(engine, weights), calm, mark=-2.0 * weight_limit(spec.frac_bits))
     return found
 
 
@@ -140,8 +149,9 @@ class _Descent:
     it is folded into the learning rate: one truncation of the step, and none of the gradient.
     """
 
-    def __init__(self, engine: Engine, network: DenseNetwork, training: Training) -> None:
+    def __init__(self, engine: Engine, network: DenseNetwork, training: Training, watch: Watch) -> None:
         self._engine, self._network, self._training = engine, network, training
+        self.watch = watch
         self._decay = network.decayed()
         self._velocity: Secret | None = None
         self.weights: Secret = engine.public(network.initial(training.init_seed))
@@ -153,6 +163,7 @@ class _Descent:
         outputs, cache = network.forward(engine, weights, batch.x)
         delta = engine.sub(self._predicted(outputs), batch.y)
         gradient = network.flatten(engine, network.backward(engine, weights, cache, delta))
+        self.watch.see(outputs, gradient)
         self._update(gradient, batch.x.shape[0])
 
     def _predicted(self, outputs: Secret) -> Secret:

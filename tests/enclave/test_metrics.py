@@ -126,7 +126,7 @@ def test_r2_on_both_sides_of_zero(noise: float) -> None:
     rng = np.random.default_rng(4)
     y = rng.normal(size=40)
     predicted = y + noise * rng.normal(size=40)
-    error = squared_error(ENGINE, enter(predicted[:, None]), enter(y))
+    error, _ = squared_error(ENGINE, enter(predicted[:, None]), enter(y), 2048.0)
     total = total_squares(ENGINE, [40], *moments(y, [40]))
     quotient, fits = clear(r2_parts(ENGINE, error, total, 45))
     found = 1 - quotient if fits == 1 else 1 - 1 / quotient

@@ -1,0 +1,70 @@
+"""Did a training leave the fixed-point range? One bit at its end, for a few comparisons in all.
+
+A product that wraps leaves a number that is uniform over +-2^(63 - 2 frac_bits) (a sum of products is truncated
+after it wrapped), hundreds of times what a gradient or an output of a healthy training is. So a few public random
+combinations of all gradients and all outputs of all steps are kept: with random signs, healthy ones add up to
+about their Euclidean norm, and one that wrapped stands out in most combinations, wherever and whenever it was.
+Adding up is local; only the end of the training compares.
+
+What it is not: a proof. A single wrapped number is missed with a probability of about 4^-COUNT, and a final
+sigmoid that wrapped shows in the outputs alone. `check_spec` bounds beforehand what can be bounded.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclave.engines.interface import Engine, Secret
+from enclave.workloads.public_random import public_signs
+
+__all__ = ["Watch", "weight_limit"]
+
+COUNT = 6
+_CALM_STEPS = 4096
+
+
+def weight_limit(frac_bits: int) -> float:
+    """No trained weight may reach this: a public factor of 18 bits takes weights below 2^(44 - frac_bits) only."""
+    return 2.0 ** (44 - frac_bits)
+
+
+class Watch:
+    """Combinations of everything that `see` is given, (COUNT,), and whether they stayed small.
+
+    Args:
+        steps: how many steps the training has.
+    """
+
+    def __init__(self, engine: Engine, frac_bits: int, steps: int) -> None:
+        self._engine, self._seen = engine, 0
+        # Of very many steps healthy numbers add up too, and so do wrapped ones.
+        self._limit = 2.0 ** (61 - 2 * frac_bits) * max(1.0, math.sqrt(steps / _CALM_STEPS))
+        self._signs: dict[int, NDArray[np.int64]] = {}
+        self._total = engine.zeros((COUNT,))
+
+    def see(self, *values: Secret) -> None:
+        """Adds the elements of numbers, each under a random sign of its own. Local."""
+        for value in values:
+            self._total = self._engine.add(self._total, self._combined(value))
+
+    def _combined(self, value: Secret) -> Secret:
+        engine, size = self._engine, math.prod(value.shape)
+        if size not in self._signs:
+            self._signs[size] = public_signs(0, f"watched numbers {size}", (COUNT, size))
+        turn = public_signs(self._seen, "watched step", (COUNT,))
+        self._seen += 1
+        rows = [
+            engine.sum(engine.times_integer(engine.reshape(value, (size,)), s), 0, keepdims=True)
+            for s in self._signs[size]
+        ]
+        return engine.times_integer(engine.concat(rows, axis=0), turn)
+
+    def calm(self) -> Secret:
+        """The bit (1,): 1 unless a combination is beyond the limit. Cost: 2 COUNT + 1 comparisons."""
+        engine = self._engine
+        both = engine.concat([self._total, engine.neg(self._total)], axis=0)
+        sides = engine.ge_zero(engine.add(both, self._limit))
+        return engine.ge_zero(engine.add(engine.sum(sides, 0, keepdims=True), -2 * COUNT))
