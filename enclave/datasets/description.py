@@ -123,6 +123,9 @@ def _rule(column: str, rule: Mapping[str, Any]) -> ColumnRule:
     low, high = _number(where, rule, "low"), _number(where, rule, "high")
     if low is not None and high is not None and low >= high:
         raise BadData(f"{where} low must be below high, found [{low}, {high}]")
+    if kind == "text" and (low is not None or high is not None):
+        hint = 'leave out type if the column holds numbers, or say which texts there are with values = ["...", ...]'
+        raise BadData(f"{where} low and high belong to numbers, and type is text", hint=hint)
     values = rule.get("values")
     if values is not None:
         if not isinstance(values, list) or not 1 <= len(values) <= 4096:

@@ -127,7 +127,7 @@ class Card:
         )
         verify(signed, "card", card)
         for pem in card.certificates:
-            _check_certificate(pem, card.name)
+            _check_certificate(pem, card)
         return card
 
 
@@ -196,15 +196,18 @@ def issue_card(
 # ---- certificates
 
 
-def new_certificate(name: str, unix_s: int) -> tuple[bytes, bytes]:
-    """A fresh ECDSA P-256 key and a self-signed certificate for `name`: (private key PKCS8 PEM, certificate PEM).
+def new_certificate(key_id: bytes, unix_s: int) -> tuple[bytes, bytes]:
+    """A fresh ECDSA P-256 key and a self-signed certificate for it: (private key PKCS8 PEM, certificate PEM).
+
+    It is made out to the party's key id in hex, and not to its name: whoever connects to a node is shown the node's
+    certificate and the subjects of all that the node would accept, before it has shown one itself.
 
     There is no key usage extension: TLS libraries accept a self-signed certificate as its own trust anchor only
     when its key usage is absent or lets it sign certificates, and it must not sign any. The key identifiers tell the
     library a party's old and new certificate apart, which have one subject: it looks at the first that fits.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, key_id.hex())])
     now = datetime.datetime.fromtimestamp(unix_s, datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -214,9 +217,7 @@ def new_certificate(name: str, unix_s: int) -> tuple[bytes, bytes]:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - _CLOCK_SKEW)
         .not_valid_after(now + datetime.timedelta(days=CERTIFICATE_DAYS))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.DNSName(n) for n in dict.fromkeys((name, SERVER_NAME))]), False
-        )
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(SERVER_NAME)]), False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]), False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
@@ -264,8 +265,8 @@ def _parse(pem: bytes) -> x509.Certificate:
         raise Untrusted("malformed certificate") from error
 
 
-def _check_certificate(pem: bytes, name: str) -> None:
-    certificate = _parse(pem)
+def _check_certificate(pem: bytes, card: Card) -> None:
+    certificate, name = _parse(pem), card.name
     try:
         names = [str(a.value) for a in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         basic = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -278,7 +279,8 @@ def _check_certificate(pem: bytes, name: str) -> None:
         raise Untrusted(f"the certificate on the card of {name} lacks a needed part") from error
     except (ValueError, TypeError) as error:
         raise Untrusted(f"the certificate on the card of {name} is malformed") from error
-    if names != [name] or SERVER_NAME not in hosts:
+    # The first cards had certificates made out to the party's name.
+    if names not in ([card.key_id.hex()], [name]) or SERVER_NAME not in hosts:
         raise Untrusted(f"the certificate on the card of {name} is made out to {', '.join(names)[:80] or 'nobody'}")
     # Safety: a certificate that may issue others would widen what the TLS library accepts before we look at it.
     if basic.ca:

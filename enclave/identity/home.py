@@ -13,6 +13,7 @@ between the two writes leaves a card that lists the new certificate and the one 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import stat
@@ -95,7 +96,9 @@ class Identity:
         """
         unix_s = (clock or SystemClock()).unix_s()
         key = Ed25519PrivateKey.generate()
-        tls_key, certificate = cards.new_certificate(name if 0 < len(name) <= 64 else "-", unix_s)
+        tls_key, certificate = cards.new_certificate(
+            hashlib.sha256(key.public_key().public_bytes_raw()).digest(), unix_s
+        )
         card = cards.issue_card(
             key,
             name=name,
@@ -186,7 +189,7 @@ class Identity:
             StoreError: the disk refuses; the old certificate is then still in use.
         """
         unix_s = (clock or SystemClock()).unix_s()
-        tls_key, certificate = cards.new_certificate(self.name, unix_s)
+        tls_key, certificate = cards.new_certificate(self.key_id, unix_s)
         others = (pem for pem in self.card.certificates if pem != self.tls_certificate_pem)
         kept = [pem for pem in (self.tls_certificate_pem, *others) if cards.expires_unix_s(pem) >= unix_s]
         certificates = (certificate, *(kept[: MAX_CERTIFICATES - 1] if keep_old else ()))

@@ -84,6 +84,7 @@ class Buyer(AbstractContextManager["Buyer"]):
                     outputs=spec.outputs,
                     created_unix_s=spec.created_unix_s,
                     reasons=tuple(reason.text for reason in record.reasons),
+                    rules=tuple(dict.fromkeys(reason.rule for reason in record.reasons)),
                 )
                 for record in book.jobs.list()
                 for spec in (record.spec(),)

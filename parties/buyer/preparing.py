@@ -246,7 +246,7 @@ def ended(record: JobRecord) -> EnclaveError:
     text = "; ".join(reason.text for reason in record.reasons) or "no reason recorded"
     public = f"job {record.job_id} is {record.state.lower()}: {text}"
     if record.state == "REFUSED":
-        return PolicyRefused(public, rules=tuple(reason.rule for reason in record.reasons))
+        return PolicyRefused(public, rules=tuple(dict.fromkeys(r.rule for r in record.reasons)))
     code = record.reasons[0].rule if record.reasons else "session.ended"
     return SessionError(public, code=code, hint="propose it again as a new job")
 

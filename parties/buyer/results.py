@@ -226,6 +226,7 @@ class JobSummary:
     outputs: tuple[str, ...]
     created_unix_s: int
     reasons: tuple[str, ...]
+    rules: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON types."""
@@ -237,4 +238,5 @@ class JobSummary:
             "outputs": list(self.outputs),
             "created_unix_s": self.created_unix_s,
             "reasons": list(self.reasons),
+            "rules": list(self.rules),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -125,7 +125,7 @@ class Run:
                 code="session.ended",
             )
         if error is not None:
-            self.abandon(error)
+            self.abandon(error, refusals=refused)
             raise error
         return [name for name, decision in decisions.items() if decision.state == "PROPOSED"]
 
@@ -144,7 +144,7 @@ class Run:
             session = self._session(inputs, watch, evidence)
         except EnclaveError as error:
             best = watch.explain(error)
-            self.abandon(best, evidence)
+            self.abandon(best, evidence, watch.refusals())
             if best is error:
                 raise
             raise best from error
@@ -202,14 +202,26 @@ class Run:
             self.spec.job_id, Outcome(None, session.transcript, session.report, session.plan.digest)
         )
 
-    def abandon(self, error: EnclaveError, evidence: Evidence | None = None) -> None:
-        """Ends the job here and, as far as they can be reached, at all nodes."""
+    def abandon(
+        self,
+        error: EnclaveError,
+        evidence: Evidence | None = None,
+        refusals: Mapping[str, Sequence[Reason]] | None = None,
+    ) -> None:
+        """Ends the job here and, as far as they can be reached, at all nodes.
+
+        Args:
+            refusals: the rules that decided, by node, if the job was refused.
+        """
         everywhere(_withdraw(self.spec.job_id), self.clients)
-        reason = Reason(error.code, error.public[:500])
-        self._book.end(self.spec.job_id, "REFUSED" if isinstance(error, PolicyRefused) else "FAILED", (reason,))
+        reasons: tuple[Reason, ...] = (Reason(error.code, error.public[:500]),)
+        refused = isinstance(error, PolicyRefused)
+        if refused and refusals:
+            reasons = tuple(Reason(r.rule, f"{name}: {r.text}") for name, found in refusals.items() for r in found)
+        self._book.end(self.spec.job_id, "REFUSED" if refused else "FAILED", reasons)
         state, outcome = self._book.jobs.get(self.spec.job_id).state, None
         if evidence is not None:
-            report = evidence.report(self.signed, self.spec, self._identity.name, state, (reason,))
+            report = evidence.report(self.signed, self.spec, self._identity.name, state, reasons)
             plan_digest = evidence.plan.digest if evidence.plan is not None else b""
             outcome = Outcome(Failure.of(error), evidence.transcript, report, plan_digest)
         self._statements().write(self.spec.job_id, outcome)

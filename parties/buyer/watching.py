@@ -69,6 +69,11 @@ class Watch:
                     break
             return found or error
 
+    def refusals(self) -> dict[str, tuple[Reason, ...]]:
+        """The rules that decided, by node, at the nodes that have refused the job."""
+        with self._lock:
+            return {name: status.reasons for name, status in self._states.items() if status.state == "REFUSED"}
+
     def stop(self) -> None:
         """Lets the threads end with their connections; whatever nodes still say is ignored."""
         with self._lock:

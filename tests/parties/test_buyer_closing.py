@@ -102,6 +102,8 @@ def test_a_refused_job_has_a_receipt_with_each_party_s_own_end(fleet: Fleet, buy
     job_id = buyer.jobs()[-1].job_id
     path = fleet.root / "buyer" / "jobs" / job_id / "receipt.pb"
     assert _notes(refused.value) == f"the receipt of this end, signed by all, is {path}"
+    job = buyer.jobs()[-1]
+    assert job.rules == ("policy.kind", "policy.approval") and job.reasons[0].startswith("owner1: evaluate jobs are not allowed")
     verified = _receipt(fleet, job_id)
     assert _states(verified) == {
         "owner0": "WITHDRAWN",
@@ -119,6 +121,9 @@ def test_a_refused_job_has_a_receipt_with_each_party_s_own_end(fleet: Fleet, buy
     # The command says the same again, in its own words and with the same exit code.
     assert enclave("buyer", "result", job_id, "--home", fleet.root / "buyer") == 1
     assert f"note: the receipt of this end, signed by all, is {path}\n" in enclave.err
+    assert enclave("buyer", "result", job_id, "--home", fleet.root / "buyer", "--json") == 1
+    error = enclave.json()["error"]
+    assert isinstance(error, dict) and error["rules"] == ["policy.kind", "policy.approval"] and len(error["notes"]) == 1
 
 
 def test_a_job_that_an_owner_withdraws_has_a_receipt(fleet: Fleet, buyer: Buyer) -> None:

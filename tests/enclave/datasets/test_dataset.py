@@ -177,6 +177,8 @@ def test_versions_depend_on_salt_schema_and_content(clinic: Path, tmp_path: Path
         ("[columns.age]\nlwo = 1\n", "unknown key 'lwo'"),
         ('[columns.age]\ntype = "int"\n', "type must be number, text or list, found 'int'"),
         ("[columns.age]\nlow = 2\nhigh = 1\n", "low must be below high"),
+        ('[columns.age]\ntype = "text"\nlow = 2\n', "low and high belong to numbers, and type is text"),
+        ('[columns.age]\ntype = "text"\nlow = 0\nhigh = 9\n', "low and high belong to numbers"),
         ("[columns.age]\nlow = nan\n", "low must be a finite number"),
         ("[columns.age]\nlow = true\n", "low must be a finite number"),
         ("[columns.age]\nvalues = []\n", "values must be a list of 1 to 4096"),

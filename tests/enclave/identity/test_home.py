@@ -51,7 +51,10 @@ def test_the_certificate_is_what_tls_needs(new_party: NewParty) -> None:
     key = serialization.load_pem_private_key(alice.tls_key_pem, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey) and key.public_key() == certificate.public_key()
     hosts = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert hosts.get_values_for_type(x509.DNSName) == ["alice", "enclave"]
+    assert hosts.get_values_for_type(x509.DNSName) == ["enclave"]
+    assert certificate.subject.rfc4514_string() == f"CN={alice.key_id.hex()}"
+    # A node shows its certificate, and the subjects of those it accepts, to everybody who connects.
+    assert b"alice" not in certificate.public_bytes(serialization.Encoding.DER)
     assert alice.card.certificates == (alice.tls_certificate_pem,)
     days = (certificate.not_valid_after_utc - datetime.datetime.now(datetime.UTC)).days
     assert days in (396, 397) and alice.expires_unix_s == int(certificate.not_valid_after_utc.timestamp())
