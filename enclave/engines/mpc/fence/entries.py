@@ -354,3 +354,20 @@ class TapeEntry(Value):
     def masks(self) -> tuple[TapeMask, ...]:
         """The masks that the entry draws again."""
         return () if self.product is None else (self.product.x, self.product.y)
+
+    def scratch_words(self) -> int:
+        """Words that a convolution needs besides its operands: padding and unfolded windows may dwarf them."""
+        if self.product is None:
+            return 0
+        found: Any = self.product.entry()
+        x, y, op = found.x.shape, found.y.shape, found.op
+        if isinstance(op, Conv2d):
+            top, left, bottom, right = op.padding
+            sides: tuple[int, ...] = (x[2] + top + bottom, x[3] + left + right)
+        elif isinstance(op, Convolution):
+            spread = y[2:] if op.transposed else (1,) * len(op.padding)
+            sides = tuple(n * k + 2 * p for n, k, p in zip(x[2:], spread, op.padding, strict=True))
+        else:
+            return 0
+        windows = math.prod(y[1:]) * op.groups * math.prod(op.shape(x, y)[2:])
+        return int(x[0] * x[1] * math.prod(sides) + windows)

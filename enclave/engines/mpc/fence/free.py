@@ -43,7 +43,7 @@ class DealerLimits:
     """What a dealer is ready to do for one program.
 
     Attributes:
-        entry_bytes: of one entry: what is dealt, the parties' shares, and the masks it draws again.
+        entry_bytes: of one entry: what is dealt, what it is made from, the masks it draws again, and room to convolve.
         total_bytes: dealt in all.
         entries: in all.
     """
@@ -141,7 +141,7 @@ class FreeDealer(DealerSession):
 
     def _check(self, message: TapeEntry, entry: Entry) -> None:
         """Raises before anything large is allocated."""
-        words = sum(spec.words for spec in (*entry.free, *entry.dealt))
+        words = sum(spec.words for spec in (*entry.free, *entry.dealt)) + message.scratch_words()
         for mask in message.masks():
             words += math.prod(mask.shape)
             for segment in mask.segments:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from enclave.engines.mpc.fence import functions, layers, losses, ordering
+from enclave.engines.mpc.fence.share import indexed
 from enclave.engines.mpc.fence.tensor import TensorMethods
 from enclave.errors import BadSpec, Unsupported
 
@@ -297,7 +298,7 @@ class Norm:
 def replacements() -> dict[str, type]:
     """Name in CrypTen's registry -> our pair of functions."""
     return {
-        "__getitem__": layers.picking(torch.Tensor.__getitem__),
+        "__getitem__": layers.picking(indexed),
         "_feature_dropout": layers.FeatureDropout,
         "adaptive_avg_pool2d": layers.AdaptiveAvgPool2d,
         "adaptive_max_pool2d": layers.AdaptiveMaxPool2d,

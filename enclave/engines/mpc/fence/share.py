@@ -28,9 +28,14 @@ from enclave.engines.mpc.tape import Array
 from enclave.engines.mpc.tensor import RingTensor
 from enclave.errors import BadSpec, Unsupported
 
-__all__ = ["SENTINEL", "Share"]
+__all__ = ["SENTINEL", "Share", "indexed"]
 
 Shape = tuple[int, ...]
+
+
+def indexed(t: torch.Tensor, index: Any) -> torch.Tensor:
+    """t[index]; a list of slices, which CrypTen makes, is one index for each axis."""
+    return t[tuple(index) if isinstance(index, list) and any(isinstance(i, slice) for i in index) else index]
 
 
 def _local(function: Callable[..., torch.Tensor]) -> Callable[..., Share]:
@@ -175,7 +180,7 @@ class Share(Words):
         return Share.of(words, dims, self.bits + shift).raised(target).lowered(target)
 
     # ---- linear and local
-    __getitem__ = _local(torch.Tensor.__getitem__)
+    __getitem__ = _local(indexed)
     cumsum = _local(torch.Tensor.cumsum)
     expand = _local(torch.Tensor.expand)
     flatten = _local(torch.Tensor.flatten)

@@ -165,14 +165,35 @@ def test_a_dealer_keeps_its_limits(limits: DealerLimits, rule: str) -> None:
     assert ran.sessions[2].dealt_bytes <= 1600
 
 
-def test_a_large_entry_is_refused_before_it_is_made() -> None:
+WIDE = 1 << 18
+LARGE: list[Any] = [
+    Truncation((1 << 36,), 16),
+    Comparison(1 << 30, 60),
+    OneHotOfMask(1 << 20, 16),
+    ProductOfMasks(Mul(), mask(1 << 20, 1, stream=1), mask(1 << 20, stream=1)),
+    # small operands and a small result, and terabytes of padding between them
+    ProductOfMasks(
+        Conv2d((WIDE, WIDE), (WIDE,) * 4, (1, 1), 1), mask(1, 1, 2, 2, stream=1), mask(1, 1, 2, 2, stream=1)
+    ),
+    ProductOfMasks(
+        Convolution((WIDE,) * 2, (WIDE,) * 2, (1, 1), (0, 0), 1, False),  # type: ignore[arg-type]
+        mask(1, 1, 2, 2, stream=1),
+        mask(1, 1, 2, 2, stream=1),
+    ),
+]
+
+
+@pytest.mark.parametrize("entry", LARGE, ids=lambda entry: entry.kind)
+def test_a_large_entry_is_refused_before_it_is_made(entry: Any) -> None:
     """A message of some bytes must not make the dealer allocate terabytes."""
 
     def program(rank: int) -> None:
-        current().session.deal(Truncation((1 << 36,), 16))
+        current().session.new_stream()
+        current().session._tell(TapeEntry.of(4, entry).encode())
+        current().publish(None, (1,), 1 - rank)
 
     ran = attempt(2, program, deadline_s=5)
-    assert isinstance(ran.errors[2], PolicyRefused)
+    assert isinstance(ran.errors[2], PolicyRefused) and ran.errors[2].rules == ("dealer.entry_bytes",)
 
 
 def test_streams_do_not_go_back() -> None:
