@@ -154,7 +154,11 @@ class _Descent:
         self.watch = watch
         self._decay = network.decayed()
         self._velocity: Secret | None = None
-        self.weights: Secret = engine.public(network.initial(training.init_seed))
+        # Where only shapes are known the values are not made: a plan must not cost what its model costs.
+        blank = engine.rank is None
+        self.weights: Secret = (
+            engine.zeros((network.size,)) if blank else engine.public(network.initial(training.init_seed))
+        )
 
     def step(self, batch: _Batch) -> None:
         """One batch: forward, backward, update."""
