@@ -103,7 +103,8 @@ def test_a_refused_job_has_a_receipt_with_each_party_s_own_end(fleet: Fleet, buy
     path = fleet.root / "buyer" / "jobs" / job_id / "receipt.pb"
     assert _notes(refused.value) == f"the receipt of this end, signed by all, is {path}"
     job = buyer.jobs()[-1]
-    assert job.rules == ("policy.kind", "policy.approval") and job.reasons[0].startswith("owner1: evaluate jobs are not allowed")
+    assert job.rules == ("policy.kind", "policy.approval")
+    assert job.reasons[0].startswith("owner1: evaluate jobs are not allowed")
     verified = _receipt(fleet, job_id)
     assert _states(verified) == {
         "owner0": "WITHDRAWN",
