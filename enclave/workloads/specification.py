@@ -8,14 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.errors import BadSpec, RangeExceeded
-from enclave.messages import JobSpec, NumericFeature
+from enclave.messages import JobSpec, NumericFeature, Training
 from enclave.metrics import error_limit
 from enclave.models.graph import output_shape
 from enclave.workloads.dense import DenseNetwork
 
-__all__ = ["bounds", "check_spec", "class_count", "row_holders"]
+__all__ = ["HALF_RANGE", "bounds", "check_spec", "class_count", "input_bound", "row_holders"]
 
 _RING_BITS = 62
+_SMALLEST_RATE = 2.0**-30
+HALF_RANGE = 16.0  # of a column before joint standardisation, see `standardise`
 _CLASS_OUTPUTS = ("accuracy", "confusion", "auc")
 _NUMBER_OUTPUTS = ("rmse", "r2")
 MAX_AUC_ROWS = 1 << 30  # 2 * positives * negatives must stay below 2^60
@@ -53,7 +55,7 @@ def check_spec(spec: JobSpec) -> None:
     Raises:
         BadSpec: a contradiction; the text names both sides.
         BadModel: the architecture is not allowed, or cannot be trained.
-        RangeExceeded: the target's declared range does not fit the fixed-point range.
+        RangeExceeded: the target's declared range, or a batch of rows, does not fit the fixed-point range.
     """
     shape = output_shape(spec.architecture)
     if math.prod(spec.architecture.input_shape) != spec.encoding.width:
@@ -111,9 +113,45 @@ def _check_training(spec: JobSpec, shape: tuple[int, ...]) -> None:
         raise BadSpec(f"the logistic loss needs 2 classes and 1 output, found {classes} classes, {width} outputs")
     if training.loss == "cross_entropy" and (classes is None or width != classes):
         raise BadSpec(f"the cross-entropy needs one output a class, found {classes} classes, {width} outputs")
+    _check_schedule(spec, training)
     expected = {"squared": None, "logistic": "sigmoid", "cross_entropy": "softmax"}[training.loss]
     if network.final not in (None, expected):
         raise BadSpec(f"a model trained with the {training.loss} loss cannot end in {network.final}")
+
+
+def input_bound(spec: JobSpec) -> float:
+    """Largest magnitude of any number that the first layer takes, by the declared ranges."""
+    if not spec.encoding.standardise:
+        return float(bounds(spec).max())
+    # Of n numbers with mean 0 and variance 1 none is further from 0 than sqrt(n - 1), and a factor has its limit.
+    return min(math.sqrt(max(1, spec.rows - 1)), 2.0 * HALF_RANGE * math.sqrt(2.0 ** (spec.frac_bits - 6)))
+
+
+def _check_schedule(spec: JobSpec, training: Training) -> None:
+    """Refuses what can overflow in the first product with data, or what no data could make converge.
+
+    A gradient of the first layer is a sum over a batch of inputs times derivatives of the loss. A derivative is at
+    most 1 for classes; for a number it is an error, taken as at most 2 bounds of the target. Later products depend
+    on how the training goes: `watch` finds at its end whether they stayed in the range.
+    """
+    target = spec.encoding.target
+    assert target is not None  # its loss fits its target
+    derivative = 1.0 if target.numeric is None else 2.0 * _numeric_bound(target.numeric)
+    largest = min(training.batch_rows, spec.rows) * input_bound(spec) * derivative
+    limit = 2.0 ** (_RING_BITS - 2 * spec.frac_bits)
+    if not largest < limit:
+        raise RangeExceeded("the first gradient", largest, limit)
+    if not training.learning_rate * training.l2 < 2.0:
+        raise BadSpec(
+            f"learning_rate * l2 must be below 2, found {training.learning_rate * training.l2:g}",
+            hint="a step would push weights further out than they are",
+        )
+    rate = training.learning_rate / training.batch_rows
+    if rate < _SMALLEST_RATE:
+        raise BadSpec(
+            f"learning_rate / batch_rows must be at least 2^-30, found {rate:g}",
+            hint="steps would be lost in the rounding of the weights",
+        )
 
 
 def _check_target_range(spec: JobSpec, bound: float) -> None:

@@ -17,17 +17,16 @@ from numpy.typing import NDArray
 from enclave.engines.interface import Engine, Secret
 from enclave.messages import JobSpec
 from enclave.workloads.inputs import Inputs, Rows
-from enclave.workloads.specification import bounds, row_holders
+from enclave.workloads.specification import HALF_RANGE, bounds, row_holders
 
 __all__ = ["Standardiser", "column_units", "target_moments"]
 
 FloatArray = NDArray[np.float64]
-_HALF_RANGE = 16.0
 
 
 def column_units(spec: JobSpec) -> FloatArray:
     """The public power of two that each encoded column is multiplied by, (width,)."""
-    exponents = np.ceil(np.log2(bounds(spec) / _HALF_RANGE))
+    exponents = np.ceil(np.log2(bounds(spec) / HALF_RANGE))
     units: FloatArray = np.exp2(-exponents)
     return units
 
@@ -119,7 +118,7 @@ class Standardiser:
         # A constant column has variance 0 (up to rounding): it is divided by 1 instead.
         varies = engine.ge_zero(engine.sub(variance, self._floor))
         safe = engine.add(engine.mul(varies, engine.sub(variance, 1.0)), 1.0)
-        return mean, engine.inverse_sqrt(safe, self._floor, 1.05 * _HALF_RANGE**2)
+        return mean, engine.inverse_sqrt(safe, self._floor, 1.05 * HALF_RANGE**2)
 
     def prepare(self, x: FloatArray) -> FloatArray:
         """What the party that holds rows does to them in the clear."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from enclave.errors import BadModel, BadSpec, EnclaveError, RangeExceeded
-from enclave.messages import Architecture, Layer, Target, TensorType, Training
+from enclave.messages import Architecture, JobSpec, Layer, Target, TensorType, Training
 from enclave.models import dense_architecture
 from enclave.workloads import check_spec, row_holders
 from tests.enclave.workloads.made_jobs import classes, job, number
@@ -168,3 +168,41 @@ def test_rows_are_held_by_the_owners_and_then_the_buyer() -> None:
     spec = job(X, classes(2), one(), ("model",), owners=(4, 3), buyer_rows=3, training=training("logistic"))
     assert row_holders(spec) == ((0, 4), (1, 3), (2, 3))
     assert spec.rows == 10 and math.isfinite(spec.rows)
+
+
+def many(rows: int, target: Target, schedule: Training, low: float = 0.0, high: float = 1.0, **rest: Any) -> JobSpec:
+    wide = np.array([[low] * 3, [high] * 3])
+    return job(wide, target, one(), ("model",), owners=(rows,), training=schedule, **rest)
+
+
+def test_a_first_gradient_beyond_the_range_is_refused() -> None:
+    schedule = Training("logistic", 1, 1024, 0.1)
+    check_spec(many(5000, classes(2), schedule, 10, 4000))
+    with pytest.raises(RangeExceeded, match="the first gradient") as caught:
+        check_spec(many(5000, classes(2), schedule, 10_000, 90_000))
+    assert caught.value.bound == pytest.approx(1024 * 90_000, rel=1e-5) and caught.value.limit == 2.0**22
+    check_spec(many(40, classes(2), schedule, 10_000, 90_000))  # a batch has no more rows than there are
+    check_spec(many(5000, classes(2), schedule, 10_000, 90_000, standardise=True))
+    check_spec(many(5000, classes(2), schedule, 10_000, 90_000, frac_bits=16))
+
+
+def test_a_raw_target_of_a_training_is_refused() -> None:
+    schedule = Training("squared", 1, 128, 0.1)
+    check_spec(many(5000, number(0, 1000), schedule))
+    with pytest.raises(RangeExceeded, match="the first gradient"):
+        check_spec(many(5000, number(0, 1e6), schedule))
+    check_spec(many(5000, number(0, 1e6, 5e5, 1e5), schedule))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "text"),
+    [
+        (Training("logistic", 1, 64, 0.5, l2=4.0), "learning_rate . l2 must be below 2, found 2"),
+        (Training("logistic", 1, 64, 100.0, l2=1e3), "must be below 2"),
+        (Training("logistic", 1, 64, 1e-9), "learning_rate / batch_rows must be at least 2.-30"),
+    ],
+)
+def test_schedules_that_cannot_work_are_refused(schedule: Training, text: str) -> None:
+    with pytest.raises(BadSpec, match=text):
+        check_spec(many(5000, classes(2), schedule))
+    check_spec(many(5000, classes(2), Training("logistic", 1, 64, 0.5, l2=3.9)))
