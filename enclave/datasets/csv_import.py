@@ -63,7 +63,10 @@ def import_csv(
 
 
 def _header(source: Path, delimiter: str) -> list[str]:
-    names = [str(name) for name in _reader(source, delimiter, None).schema.names]
+    try:
+        names = [str(name) for name in _reader(source, delimiter, None).schema.names]
+    except UnicodeDecodeError as error:
+        raise _malformed(source, error) from error
     if len(set(names)) != len(names) or not all(names):
         raise BadData(f"{source.name} needs a header with one name per column, found {names[:12]}")
     return names
@@ -77,22 +80,31 @@ def _infer(
     number = dict.fromkeys(names, True)
     present = dict.fromkeys(names, 0)
     wrong = dict.fromkeys(names, 0)
+    first: dict[str, int] = {}
+    seen = 0
     for batch in _batches(source, names, missing, delimiter):
         for i, name in enumerate(names):
             column = pc.utf8_trim_whitespace(batch.column(i))
             present[name] += len(column) - column.null_count
             if types.get(name) == "number":
-                wrong[name] += len(column) - column.null_count - _matching(column, _DECLARED_NUMBER)
+                text = len(column) - column.null_count - _matching(column, _DECLARED_NUMBER)
+                wrong[name] += text
+                if text and name not in first:
+                    fits = pc.match_substring_regex(column, _DECLARED_NUMBER)
+                    first[name] = seen + 1 + int(pc.index(fits, False).as_py())
             if whole[name]:
                 whole[name] = _matching(column, _WHOLE) == len(column) - column.null_count
             if number[name] and not whole[name]:
                 number[name] = _matching(column, _NUMBER) == len(column) - column.null_count
+        seen += batch.num_rows
     faulty = [name for name in names if wrong[name]]
     if faulty:
         raise BadData(
             f"column {faulty[0]!r} is declared a number and holds text",
-            hint="list what stands for a missing value under [dataset] missing",
-            detail="; ".join(f"{wrong[name]} rows of {name!r} hold text" for name in faulty),
+            hint="correct the rows, or list what stands for a missing value under [dataset] missing",
+            detail="; ".join(
+                f"rows of {name!r} that hold text: {wrong[name]}, the first is row {first[name]}" for name in faulty
+            ),
         )
     found: dict[str, Any] = {}
     for name in names:
@@ -147,4 +159,10 @@ def _reader(source: Path, delimiter: str, convert: Any) -> Any:
 
 def _malformed(source: Path, error: Exception) -> BadData:
     # The parser's words quote the offending row, so they stay with the operator.
+    if isinstance(error, UnicodeDecodeError) or "UTF8" in str(error):
+        return BadData(
+            f"cannot read {source.name} as CSV with a header: it is not UTF-8 text",
+            hint="save it as UTF-8; files of older systems are often Latin-1 or Windows-1252",
+            detail=str(error),
+        )
     return BadData(f"cannot read {source.name} as CSV with a header", detail=str(error))

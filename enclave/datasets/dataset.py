@@ -98,7 +98,8 @@ def file_digest(path: Path) -> bytes:
 
 
 def _imported(description: Description, scratch: Path) -> Path:
-    types = {name: rule.type for name, rule in description.columns.items() if rule.type is not None}
+    kinds = {name: _declared_type(rule) for name, rule in description.columns.items()}
+    types = {name: kind for name, kind in kinds.items() if kind is not None}
     if "list" in types.values():
         raise BadData("a CSV file has no list columns", hint="store lists in Parquet")
     settings = repr((sorted(types.items()), description.missing, description.delimiter)).encode()
@@ -109,6 +110,11 @@ def _imported(description: Description, scratch: Path) -> Path:
     return target
 
 
+def _declared_type(rule: ColumnRule) -> str | None:
+    """A range is a promise about numbers: who gives one declares them, even without `type`."""
+    return "number" if rule.type is None and (rule.low is not None or rule.high is not None) else rule.type
+
+
 def _columns(description: Description, table: Table) -> tuple[ColumnInfo, ...]:
     """The public schema: the file's own, with the owner's declarations in their place."""
     for name, rule in description.columns.items():
@@ -117,6 +123,11 @@ def _columns(description: Description, table: Table) -> tuple[ColumnInfo, ...]:
             raise BadData(f"column {name!r} is declared, but the file has no such column of a usable type")
         if found is not None and rule.type not in (None, found.type):
             raise BadData(f"column {name!r} is declared {rule.type}, the file holds {found.type}")
+        if found is not None and found.type == "text" and _declared_type(rule) == "number":
+            raise BadData(
+                f"column {name!r} is declared with low or high, and the file holds text",
+                hint="store the column as numbers, or leave low and high out",
+            )
     columns: list[ColumnInfo] = []
     for name, info in table.columns.items():
         rule = description.columns.get(name, ColumnRule())

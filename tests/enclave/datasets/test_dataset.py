@@ -276,7 +276,7 @@ def test_text_in_a_declared_number_is_named_with_its_rows(tmp_path: Path) -> Non
     write_csv(tmp_path, "age,b\n1,1\nelderly,2\nelderly,3\n")
     with pytest.raises(BadData, match="'age' is declared a number and holds text") as caught:
         open_dataset(describe(tmp_path, '[columns.age]\ntype = "number"\n', file="rows.csv"))
-    assert caught.value.detail == "2 rows of 'age' hold text"
+    assert caught.value.detail == "rows of 'age' that hold text: 2, the first is row 2"
     assert "elderly" not in str(caught.value)
 
 
@@ -311,10 +311,28 @@ def test_bad_csv_is_refused(tmp_path: Path, text: str, problem: str) -> None:
     assert "1,2,3" not in caught.value.public
 
 
-def test_csv_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_bytes(b"a\n\xff\xfe\n")
-    with pytest.raises(BadData, match=r"cannot read rows.csv as CSV"):
+@pytest.mark.parametrize("data", [b"a\n\xff\xfe\n", b"age\xff,b\n1,2\n"])
+def test_csv_that_is_not_utf8_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "rows.csv").write_bytes(data)
+    with pytest.raises(BadData, match=r"cannot read rows.csv as CSV with a header: it is not UTF-8"):
         open_dataset(describe(tmp_path, file="rows.csv"))
+
+
+@pytest.mark.parametrize("rule", ["low = 0\n", "high = 120\n", 'type = "number"\n', "low = 0\nhigh = 120\n"])
+def test_text_in_a_column_of_numbers_is_refused(tmp_path: Path, rule: str) -> None:
+    write_csv(tmp_path, "age,b\n1,x\n,x\nold,x\n4,x\nNaN?,x\n")
+    with pytest.raises(BadData, match="column 'age' is declared a number and holds text") as caught:
+        open_dataset(describe(tmp_path, f"[columns.age]\n{rule}", file="rows.csv"))
+    assert caught.value.detail == "rows of 'age' that hold text: 2, the first is row 3"
+    assert "row 3" not in caught.value.public
+
+
+def test_text_in_parquet_under_a_declared_range_is_refused(tmp_path: Path) -> None:
+    parquet(tmp_path, {"age": ["1", "old"]})
+    with pytest.raises(BadData, match="'age' is declared with low or high, and the file holds text"):
+        open_dataset(describe(tmp_path, "[columns.age]\nlow = 0\n"))
+    parquet(tmp_path, {"age": [[1.0, 2.0], [3.0, 4.0]]})
+    open_dataset(describe(tmp_path, "[columns.age]\nlow = 0\nwidth = 2\n")).check()
 
 
 def test_a_declared_list_or_column_that_a_csv_lacks(tmp_path: Path) -> None:

@@ -304,3 +304,18 @@ def test_a_large_file_is_read_in_bounded_memory(tmp_path: Path) -> None:
     assert np.isclose(total, (values[:, None] + np.arange(columns)).sum())
     assert peak < 4 << 20, "numpy held more than a few blocks"
     assert most < 16 << 20, "arrow held more than some pages of every column"
+
+
+def test_wide_rows_are_encoded_in_little_more_memory_than_they_need() -> None:
+    """A training asks for all rows at once, and a check for many: neither may take several times their size."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12_000, 500)).astype(np.uint8)
+    source = RowSource({"x": pixels}, one(numeric=NumericFeature(low=0, high=255, scale=255, width=500)))
+    tracemalloc.start()
+    source.check()
+    _, checking = tracemalloc.get_traced_memory()
+    encoded = source.features(0, source.rows)
+    _, reading = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert np.array_equal(encoded, pixels / 255)
+    assert checking < 64 << 20
+    assert reading < encoded.nbytes + (64 << 20)
