@@ -120,7 +120,8 @@ def open_node(home: Path, *, role: str = "", clock: Clock | None = None, silence
         node = Node(parts)
         node.open()
         stack.callback(node.close, 0.0)
-        server = serve(node, identity=identity, trust=trust, listen=config.listen, clock=clock)
+        reflect = not config.production
+        server = serve(node, identity=identity, trust=trust, listen=config.listen, clock=clock, reflect=reflect)
         stack.pop_all()
     return NodeProcess(node, server, store, config)
 

@@ -118,8 +118,12 @@ class Leases:
             if runner is None:
                 self._waiting.pop(job_id, None)
         record = self._jobs.get(job_id)
-        decided = runner is not None and record.state in ("RELEASED", "REFUSED")  # its session ends by itself
-        if record.state not in FINAL or decided:
+        if record.state not in FINAL:
+            return
+        if runner is not None and record.state in ("RELEASED", "REFUSED"):
+            # Its session ends by itself, unless a peer keeps it: the worker is needed by others.
+            if runner.overdue:
+                runner.cancel(SessionError("a peer kept the session open after its end", code="session.lingering"))
             return
         if runner is None:
             self._settle(job_id)

@@ -76,6 +76,7 @@ class Runner:
         self._cancelled: EnclaveError | None = None
         self._worker: WorkerProcess | None = None
         self._touched_s = desk.clock.monotonic_s()
+        self._decided_s: float | None = None
 
     def start(self) -> None:
         """Begins; returns at once."""
@@ -93,6 +94,12 @@ class Runner:
     def touch(self) -> None:
         """The buyer has shown that it is still there."""
         self._touched_s = self._desk.clock.monotonic_s()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the session goes on long after its end was decided: a peer does not take leave."""
+        limit_s = 2 * self._order.step_deadline_s
+        return self._decided_s is not None and self._desk.clock.monotonic_s() - self._decided_s > limit_s
 
     def address(self, wait_s: float) -> str:
         """Where the worker listens; empty while it does not after `wait_s`."""
@@ -195,6 +202,7 @@ class Runner:
             reasons = self._desk.judge_release(self.spec, sealing)
             if reasons:
                 jobs.advance(job_id, "REFUSED", reasons, worker_id=self.worker_id)
+                self._decided_s = self._desk.clock.monotonic_s()
                 rules = tuple(reason.rule for reason in reasons)
                 raise PolicyRefused(f"release refused: {'; '.join(r.text for r in reasons)}", rules=rules)
         except EnclaveError as error:
@@ -207,6 +215,7 @@ class Runner:
         detail = sha256(*(output.encode() for output in self.spec.outputs))
         try:
             self._desk.jobs.advance(self.spec.job_id, "RELEASED", detail=detail, worker_id=self.worker_id)
+            self._decided_s = self._desk.clock.monotonic_s()
         except EnclaveError as error:
             worker.send(NodeOrder(refuse=Failure.of(error)))
         else:

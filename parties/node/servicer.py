@@ -24,6 +24,7 @@ from parties.node.statements import Statements
 __all__ = ["Node", "Parts"]
 
 _CLOCK_SKEW_S = 300
+_SETTLE_S = 2.0  # between a job's last state and the end of its worker; who asks too early asks again
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,23 +179,23 @@ class Node:
                 self._leases.touch(job_id)
             self._jobs.wait(job_id, self._jobs.status(job_id), 1.0)
 
-    def fetch(self, caller: Card, job_id: str) -> Iterator[tuple[str, bytes]]:
+    def fetch(self, caller: Card, job_id: str, wait_s: float) -> Iterator[tuple[str, bytes]]:
         """The signed statement, then the report and the receipt as far as they exist."""
         record = self._jobs.get(job_id)
         if caller.role != "auditor":
             record, _ = self._job_of(caller, job_id)
-        yield "statement", self._settled(record).encode()
+        yield "statement", self._settled(record, wait_s).encode()
         for name in ("report", "receipt"):
             data = self._jobs.document(job_id, name)
             if data is not None:
                 yield name, data
 
-    def countersign(self, caller: Card, signed: Signed) -> Signed:
+    def countersign(self, caller: Card, signed: Signed, wait_s: float) -> Signed:
         """This party's signature under a receipt body that holds its own statement unchanged."""
         body = verify(signed, "receipt", caller)
         spec = JobSpec.decode(ReceiptBody.decode(body, limit_bytes=MAX_RECEIPT_BYTES).spec)
         record, _ = self._job_of(caller, spec.job_id, buyer_only=True)
-        statement = self._settled(record)
+        statement = self._settled(record, wait_s)
         cards = (*self._p.trust.cards(), self._p.identity.card)
         return countersign(self._p.identity, body, statement=statement, spec=record.signed, cards=cards)
 
@@ -246,10 +247,10 @@ class Node:
     def _conclude(self, job_id: str, outcome: Outcome) -> None:
         self._p.statements.write(job_id, outcome)
 
-    def _settled(self, record: JobRecord) -> Signed:
+    def _settled(self, record: JobRecord, wait_s: float) -> Signed:
         """The statement of a job that is final and whose session is over; NotReady before."""
         runner = self._leases.runner(record.job_id)
-        if record.state not in FINAL or (runner is not None and not runner.join(self._p.config.peer_lost_s)):
+        if record.state not in FINAL or (runner is not None and not runner.join(min(wait_s, _SETTLE_S))):
             text = f"job {record.job_id} is {record.state} at {self._p.identity.name}"
             raise NotReady(text, job_id=record.job_id)
         return self._p.statements.write(record.job_id)

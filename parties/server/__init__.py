@@ -29,8 +29,12 @@ def serve(
     listen: str,
     limits: Limits | None = None,
     clock: Clock | None = None,
+    reflect: bool = False,
 ) -> NodeServer:
     """Starts serving `handler` on `listen` (host:port, port 0 for any free one).
+
+    Args:
+        reflect: whether gRPC reflection is served; each of its streams holds a thread, so only for development.
 
     Raises:
         BadInput: the port is in use, or the address cannot be bound.
@@ -40,4 +44,4 @@ def serve(
     require_tls13()
     from parties.server.wiring import listen_with
 
-    return listen_with(handler, identity, trust, listen, limits or Limits(), clock or SystemClock())
+    return listen_with(handler, identity, trust, listen, limits or Limits(), clock or SystemClock(), reflect=reflect)

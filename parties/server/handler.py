@@ -33,11 +33,13 @@ class Handler(Protocol):
         """The status now and at every change, until the job is final or `stop()`."""
         ...
 
-    def fetch(self, caller: Card, job_id: str) -> Iterator[tuple[str, bytes]]:
-        """Names and contents of the documents of a finished job."""
+    def fetch(self, caller: Card, job_id: str, wait_s: float) -> Iterator[tuple[str, bytes]]:
+        """Names and contents of the documents of a finished job, whose session may take up to `wait_s` to end."""
         ...
 
-    def countersign(self, caller: Card, signed: Signed) -> Signed: ...
+    def countersign(self, caller: Card, signed: Signed, wait_s: float) -> Signed:
+        """This party's signature; waits up to `wait_s` for the session to end, NotReady after."""
+        ...
 
     def deposit(self, caller: Card, receipt: bytes) -> str:
         """Keeps a complete receipt; the job's id."""
@@ -48,7 +50,11 @@ class Handler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one node puts up with. `waiting` bounds calls that hold a thread while they wait."""
+    """What one node puts up with.
+
+    Attributes:
+        waiting: how many calls may hold a thread while they wait; one caller has at most a quarter of them.
+    """
 
     message_bytes: int = 4 << 20
     chunk_bytes: int = 1 << 20

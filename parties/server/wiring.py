@@ -57,7 +57,8 @@ class _Guard:
         self.limits = limits
         self._trust = trust
         self._buckets = _Buckets(limits, clock)
-        self._waiting = threading.BoundedSemaphore(limits.waiting)
+        self._lock = threading.Lock()
+        self._waiting: dict[bytes, int] = {}
         self._log = logging.getLogger(__name__)
 
     @contextmanager
@@ -81,16 +82,30 @@ class _Guard:
             self._abort(context, EnclaveError("internal error", hint="the operator finds the details in the log"))
 
     @contextmanager
-    def waiting(self, context: grpc.ServicerContext) -> Iterator[float]:
-        """Yields how long the call may hold its thread: 0 when too many calls do already."""
-        if not self._waiting.acquire(blocking=False):
+    def waiting(self, context: grpc.ServicerContext, caller: Card) -> Iterator[float]:
+        """Yields how long the call may hold its thread: 0 when too many calls do already, its caller's or all."""
+        if not self._begin_wait(caller.key_id):
             yield 0.0
             return
         try:
             left_s = context.time_remaining()
             yield min(self.limits.wait_s, max(0.0, left_s - 1.0) if left_s is not None else self.limits.wait_s)
         finally:
-            self._waiting.release()
+            self._end_wait(caller.key_id)
+
+    def _begin_wait(self, key_id: bytes) -> bool:
+        with self._lock:
+            own = self._waiting.get(key_id, 0)
+            if sum(self._waiting.values()) >= self.limits.waiting or own >= max(1, self.limits.waiting // 4):
+                return False
+            self._waiting[key_id] = own + 1
+            return True
+
+    def _end_wait(self, key_id: bytes) -> None:
+        with self._lock:
+            left = self._waiting.pop(key_id) - 1
+            if left:
+                self._waiting[key_id] = left
 
     @staticmethod
     def _abort(context: grpc.ServicerContext, error: EnclaveError) -> NoReturn:
@@ -102,7 +117,7 @@ class _Guard:
 
 
 class _Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in its stubs only
-    """The guard before the services that are not ours: health and reflection."""
+    """The guard before the services that are not ours: health, and reflection where it is served."""
 
     def __init__(self, guard: _Guard) -> None:
         self._guard = guard
@@ -123,7 +138,8 @@ class _Interceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic
         if handler.unary_unary:
             return handler._replace(unary_unary=wrap(handler.unary_unary))
         if handler.unary_stream:
-            return handler._replace(unary_stream=wrap(handler.unary_stream))
+            # Health.Watch: it would hold a thread for as long as its caller likes. UNIMPLEMENTED; Check can be asked.
+            return None
         return handler._replace(stream_stream=wrap(handler.stream_stream)) if handler.stream_stream else handler
 
 
@@ -148,15 +164,15 @@ class _Servicer(node_pb2_grpc.NodeServicer):
             return self._handler.approve(caller, Signed.from_message(request)).to_message()
 
     def Start(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with self._guard.call(context) as caller, self._guard.waiting(context) as wait_s:
+        with self._guard.call(context) as caller, self._guard.waiting(context, caller) as wait_s:
             return self._handler.start(caller, request.job_id, wait_s).to_message()
 
     def Locate(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with self._guard.call(context) as caller, self._guard.waiting(context) as wait_s:
+        with self._guard.call(context) as caller, self._guard.waiting(context, caller) as wait_s:
             return node_pb2.Endpoint(address=self._handler.locate(caller, request.job_id, wait_s))
 
     def Status(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        with self._guard.call(context) as caller, self._guard.waiting(context) as wait_s:
+        with self._guard.call(context) as caller, self._guard.waiting(context, caller) as wait_s:
 
             def stop() -> bool:
                 return wait_s == 0 or self._stopping.is_set() or not context.is_active()
@@ -166,14 +182,14 @@ class _Servicer(node_pb2_grpc.NodeServicer):
 
     def Fetch(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         size = self._guard.limits.chunk_bytes
-        with self._guard.call(context) as caller:
-            for name, data in self._handler.fetch(caller, request.job_id):
+        with self._guard.call(context) as caller, self._guard.waiting(context, caller) as wait_s:
+            for name, data in self._handler.fetch(caller, request.job_id, wait_s):
                 for start in range(0, max(1, len(data)), size):
                     yield node_pb2.Chunk(name=name, data=data[start : start + size])
 
     def Countersign(self, request: Any, context: grpc.ServicerContext) -> Any:
-        with self._guard.call(context) as caller:
-            return self._handler.countersign(caller, Signed.from_message(request)).to_message()
+        with self._guard.call(context) as caller, self._guard.waiting(context, caller) as wait_s:
+            return self._handler.countersign(caller, Signed.from_message(request), wait_s).to_message()
 
     def Deposit(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._guard.call(context) as caller:
@@ -207,7 +223,14 @@ class NodeServer:
 
 
 def listen_with(
-    handler: Handler, identity: Identity, trust: TrustStore, listen: str, limits: Limits, clock: Clock
+    handler: Handler,
+    identity: Identity,
+    trust: TrustStore,
+    listen: str,
+    limits: Limits,
+    clock: Clock,
+    *,
+    reflect: bool,
 ) -> NodeServer:
     """Starts a server; see `parties.server.serve`."""
     guard = _Guard(trust, limits, clock)
@@ -230,7 +253,8 @@ def listen_with(
     node_pb2_grpc.add_NodeServicer_to_server(_Servicer(handler, guard, stopping), server)  # type: ignore[no-untyped-call]
     pool = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(pool, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    if reflect:
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     port = _bind(server, listen, tls.server_credentials(identity, trust))
     for name in ("", SERVICE):
         pool.set(name, health_pb2.HealthCheckResponse.SERVING)

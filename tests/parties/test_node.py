@@ -314,6 +314,32 @@ def test_a_session_that_never_begins_ends_with_its_job(tmp_path: Path) -> None:
         nodes.close()
 
 
+def test_a_worker_is_not_kept_long_after_the_end_was_decided(tmp_path: Path) -> None:
+    """A peer that never takes its leave cannot hold the place, and who asks for documents is not kept waiting."""
+    fleet = Fleet(tmp_path, settings="shutdown_s = 0\n")
+    config = fleet.root / "owner0" / "node.toml"
+    config.write_text(config.read_text().replace("step_deadline_s = 20", "step_deadline_s = 1"))
+    nodes = Nodes(fleet)
+    try:
+        spec = nodes.fleet.spec()
+        _propose(nodes.fleet, spec)
+        with nodes.fleet.client("owner0") as client:
+            assert client.start(spec.job_id).state == "RUNNING"
+            leases = nodes.nodes["owner0"].node._leases
+            runner = leases.runner(spec.job_id)
+            assert runner is not None and not runner.overdue
+            runner._desk.jobs.advance(spec.job_id, "SEALED", worker_id=runner.worker_id)
+            runner._commit(runner._worker)  # type: ignore[arg-type]
+            begun = time.monotonic()
+            with pytest.raises(NotReady):
+                client.fetch(spec.job_id)
+            assert time.monotonic() - begun < 4
+            assert runner.join(10.0)
+            assert client.status_now(spec.job_id).state == "RELEASED"
+    finally:
+        nodes.close()
+
+
 def test_closing_fails_what_runs_and_says_why(tmp_path: Path) -> None:
     nodes = Nodes(Fleet(tmp_path, settings="shutdown_s = 0\n"))
     fleet = nodes.fleet

@@ -69,12 +69,12 @@ class FakeNode:
             pass
         yield from self.statuses[1:]
 
-    def fetch(self, caller: Card, job_id: str) -> Iterator[tuple[str, bytes]]:
+    def fetch(self, caller: Card, job_id: str, wait_s: float) -> Iterator[tuple[str, bytes]]:
         self._called(caller)
         yield "statement", b"s" * 3_000_000
         yield "report", b""
 
-    def countersign(self, caller: Card, signed: Signed) -> Signed:
+    def countersign(self, caller: Card, signed: Signed, wait_s: float) -> Signed:
         self._called(caller)
         return signed
 
@@ -90,12 +90,18 @@ class FakeNode:
 class Room:
     """A served fake node and a buyer that it trusts."""
 
-    def __init__(self, make: Make, acquaint: Acquaint, limits: Limits | None = None) -> None:
+    def __init__(self, make: Make, acquaint: Acquaint, limits: Limits | None = None, *, reflect: bool = False) -> None:
         self.owner, self.buyer = make("owner", "acme"), make("buyer", "bob")
         self.trust, _ = acquaint(self.owner, self.buyer)
         self.node, self.clock = FakeNode(), ManualClock()
         self.server = serve(
-            self.node, identity=self.owner, trust=self.trust, listen="127.0.0.1:0", limits=limits, clock=self.clock
+            self.node,
+            identity=self.owner,
+            trust=self.trust,
+            listen="127.0.0.1:0",
+            limits=limits,
+            clock=self.clock,
+            reflect=reflect,
         )
 
     def client(self, identity: Identity | None = None, card: Card | None = None) -> NodeClient:
@@ -109,8 +115,8 @@ class Room:
 def make_room(new_party: Make, acquaint: Acquaint) -> Iterator[Callable[..., Room]]:
     rooms: list[Room] = []
 
-    def make(**limits: float) -> Room:
-        rooms.append(Room(new_party, acquaint, Limits(**limits) if limits else None))  # type: ignore[arg-type]
+    def make(*, reflect: bool = False, **limits: float) -> Room:
+        rooms.append(Room(new_party, acquaint, Limits(**limits) if limits else None, reflect=reflect))  # type: ignore[arg-type]
         return rooms[-1]
 
     yield make
@@ -306,7 +312,41 @@ def test_stopping_ends_status_streams_and_says_so(room: Room) -> None:
         assert time.monotonic() - begun < 3
 
 
-def test_reflection_lists_the_service(room: Room) -> None:
+def test_a_quarter_of_the_waiting_calls_is_one_caller_s_share(
+    make_room: Callable[..., Room], acquaint: Acquaint
+) -> None:
+    room = make_room(threads=16, waiting=8)
+    with room.client() as client, room.client(room.owner) as other:
+        streams = [client.status(JOB) for _ in range(2)]
+        assert [next(stream).state for stream in streams] == ["RUNNING", "RUNNING"]
+        assert client.start(JOB).stage == "0"
+        assert other.start(JOB).stage == "4"
+        room.node.pause.set()
+        for stream in streams:
+            assert list(stream)[-1].state == "RELEASED"
+
+
+def test_health_streams_hold_no_threads(make_room: Callable[..., Room]) -> None:
+    room = make_room(threads=4, waiting=2)
+    with room.raw() as channel, room.client() as client:
+        health = health_pb2_grpc.HealthStub(channel)
+        watches = [health.Watch(health_pb2.HealthCheckRequest()) for _ in range(8)]
+        client.describe()
+        for watch in watches:
+            with pytest.raises(grpc.RpcError) as caught:
+                next(watch)
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_reflection_is_served_for_development_only(room: Room) -> None:
+    with room.raw() as channel, pytest.raises(grpc.RpcError) as caught:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        next(stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=5))
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_reflection_lists_the_service(make_room: Callable[..., Room]) -> None:
+    room = make_room(reflect=True)
     with room.raw() as channel:
         stub = reflection_pb2_grpc.ServerReflectionStub(channel)
         replies = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=5)
