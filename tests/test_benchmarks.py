@@ -142,6 +142,22 @@ def test_a_training_in_memory_agrees_with_its_twin() -> None:
     assert found.traffic.received_bytes >= found.traffic.sent_bytes > 0
 
 
+def test_a_training_between_nodes_agrees_with_its_twin() -> None:
+    """Real processes, mutual TLS, and the buyer's command: what the suite measures as `enclave`."""
+    from benchmarks.jobs.nodes import fleet
+
+    tiny = job(replace(LOGISTIC, epochs=1))
+    with fleet(tiny) as nodes:
+        found = nodes.run()
+    twin, memory = run_plain(tiny), run_memory(tiny)
+    assert found.model is not None and twin.model is not None
+    for name, weight in found.model.weights.items():
+        assert np.abs(weight - twin.model.weights[name]).max() < 1e-3
+    assert found.traffic == memory.traffic
+    assert found.peak_rss_bytes is not None and set(found.peak_rss_bytes) == {"owner0", "buyer", "dealer"}
+    assert found.session_s is not None and found.session_s < found.seconds
+
+
 # ---- lines and commands
 
 

@@ -50,14 +50,20 @@ class Fleet:
 
     def run(self) -> Outcome:
         """The job by the buyer's command; raises RuntimeError with what the command said when it fails."""
-        started_s = time.perf_counter()
         command = [sys.executable, "-m", "parties.cli", "buyer", *self._arguments(), "--home", str(self.root / BUYER)]
-        done = subprocess.run([*command, "--json"], capture_output=True, text=True, cwd=Path(__file__).parents[2])
-        seconds = time.perf_counter() - started_s
-        if done.returncode:
-            raise RuntimeError((done.stdout.strip() or done.stderr.strip())[-500:])
-        answer = json.loads(done.stdout.splitlines()[0])
-        result = load_result(JobFolder(Path(answer["folder"])))
+        with open(self.root / "buyer.err", "w+", encoding="utf-8") as errors:
+            started_s = time.perf_counter()
+            process = subprocess.Popen(
+                [*command, "--json"], stdout=subprocess.PIPE, stderr=errors, text=True, cwd=Path(__file__).parents[2]
+            )
+            with process:
+                assert process.stdout is not None
+                answer = process.stdout.readline()  # the report page is drawn after it
+                seconds = time.perf_counter() - started_s
+            errors.seek(0)
+            if process.returncode:
+                raise RuntimeError((answer.strip() or errors.read().strip())[-500:])
+        result = load_result(JobFolder(Path(json.loads(answer)["folder"])))
         if result.problems:
             raise RuntimeError("; ".join(result.problems))
         figures = Figures(result.metrics.get("accuracy"), result.metrics.get("auc"))
