@@ -8,15 +8,17 @@ valid one, and an unknown key is an error: a misspelt limit must not silently be
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
 from enclave.errors import BadInput, StoreError
+from enclave.identity.home import write_file
 
-__all__ = ["FILE_NAME", "NodeConfig", "write_default"]
+__all__ = ["FILE_NAME", "NodeConfig", "readdress", "write_default"]
 
 FILE_NAME = "node.toml"
 PROFILES = ("production", "development")
@@ -158,6 +160,49 @@ def write_default(home: Path, *, listen: str = "", advertise: str = "", profile:
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
     return path
+
+
+def readdress(home: Path, address: str, listen: str = "") -> NodeConfig:
+    """Writes another address into `home`/node.toml and returns the new configuration. All else in the file stays.
+
+    Args:
+        address: host:port under which others reach the node.
+        listen: host:port to bind to. Empty: `address`, or, where the node listened elsewhere than it was reached,
+            the interface as before, with the new port if both had the same one.
+
+    Raises:
+        BadInput: an address is malformed or in conflict with another key, or the file cannot be changed line by line.
+        StoreError: the disk refuses; the file is then as it was.
+    """
+    before = NodeConfig.load(home)
+    if not listen:
+        listen = _follow(before, address)
+    after = replace(before, listen=listen, advertise="" if listen == address else address)
+    path = home / FILE_NAME
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    for key, value in (("listen", after.listen), ("advertise", after.advertise)):
+        line = rf"""^([ \t]*{key}[ \t]*=[ \t]*)("[^"\n]*"|'[^'\n]*')"""
+        text, count = re.subn(line, rf'\g<1>"{value}"', text, flags=re.MULTILINE)
+        if not count and value:
+            text = f'{key} = "{value}"\n{text}'
+    # Safety: a text edit may hit a line that only looks like the key, so the outcome is read as a node would.
+    if NodeConfig.parse(text) != after:
+        raise BadInput(
+            f"cannot change listen and advertise in {path}",
+            hint="write each key on a line of its own",
+            code="input.config",
+        )
+    write_file(path, text.encode(), 0o644)
+    return after
+
+
+def _follow(before: NodeConfig, address: str) -> str:
+    if before.address == before.listen:
+        return address
+    port = _address("advertise", address)[1]
+    if _address("advertise", before.address)[1] != before.listen_port:
+        return before.listen
+    return f"{before.listen.rpartition(':')[0]}:{port}"
 
 
 _BOUNDS: Mapping[str, tuple[float, float]] = {

@@ -85,6 +85,9 @@ def _identity(groups: Subparsers) -> None:
     trust.add_argument("--replace", action="store_true", help="replace a card of the same name")
     card = _leaf(groups, "card", "card", "show this party's public card")
     card.add_argument("--out", type=Path, metavar="FILE", help="write a copy of the card there")
+    move = _leaf(groups, "move", "move", "give the node of an owner or dealer another address, and make its new card")
+    move.add_argument("address", type=endpoint, metavar="HOST:PORT", help="where others reach it from now on")
+    move.add_argument("--listen", type=endpoint, metavar="HOST:PORT", help="where it listens, if elsewhere")
     rotate = _leaf(groups, "rotate", "rotate", "make a new TLS certificate and card under the same signing key")
     rotate.add_argument("--drop-old", action="store_true", help="the old TLS key may be stolen: refuse it at once")
 

@@ -1,4 +1,4 @@
-"""`enclave init`, `trust`, `card` and `rotate`: who this party is and whom it accepts."""
+"""`enclave init`, `trust`, `card`, `move` and `rotate`: who this party is and whom it accepts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from enclave.errors import BadInput
 from enclave.identity import MAX_CARD_BYTES, Card, Identity, TrustStore
 from parties.cli.console import Answer, Console
-from parties.config import NodeConfig, write_default
+from parties.config import NodeConfig, readdress, write_default
 
 __all__ = ["COMMANDS"]
 
@@ -27,12 +27,8 @@ def _init(args: Namespace, console: Console) -> Answer:
         )
     listen = (args.listen or NodeConfig().listen) if serves else ""
     address = args.advertise or listen
-    host = address.rpartition(":")[0]
-    if serves and host in ("0.0.0.0", "[::]", "*"):  # noqa: S104 - refused here, not bound
-        raise BadInput(
-            f"others cannot connect to {address}", hint="say where they reach this node with --advertise HOST:PORT"
-        )
     if serves:
+        _reachable(address, "say where they reach this node with --advertise HOST:PORT")
         # Checked before anything is written: a home that is made by half cannot be made again.
         NodeConfig(listen=listen, advertise=args.advertise or "")
     identity = Identity.create(home, args.role, args.name, address, organisation=args.organisation)
@@ -98,6 +94,32 @@ def _rotate(args: Namespace, console: Console) -> Answer:
     return Answer(value, text)
 
 
+def _move(args: Namespace, console: Console) -> Answer:
+    identity = Identity.load(args.home, expired_ok=True)
+    if identity.role not in _NODES:
+        raise BadInput(f"{identity.role} {identity.name} does not listen", hint="only nodes have an address")
+    _reachable(args.address, "name the address that they dial; where this node binds is --listen HOST:PORT")
+    before = identity.card.address
+    config = readdress(args.home, args.address, args.listen or "")
+    identity = identity.move(args.address)
+    path = identity.home / "card"
+    value = {**_card_value(identity.card), "card": str(path), "listen": config.listen, "before": before}
+    text = (
+        f"{identity.name} is now at {args.address}, before at {before}\n"
+        f"listens  {config.listen}\n"
+        f"card     {path}\n"
+        f"next     restart the node if it runs, and give the new card to the other parties (`enclave trust`): until "
+        f"they have it, they dial {before}"
+    )
+    return Answer(value, text)
+
+
+def _reachable(address: str, hint: str) -> None:
+    host, _, _ = address.rpartition(":")
+    if host in ("0.0.0.0", "[::]", "*"):  # noqa: S104 - refused here, not bound
+        raise BadInput(f"others cannot connect to {address}", hint=hint)
+
+
 def _card_value(card: Card) -> dict[str, Any]:
     return {
         "role": card.role,
@@ -122,5 +144,6 @@ COMMANDS: Mapping[str, Callable[[Namespace, Console], Answer]] = {
     "init": _init,
     "trust": _trust,
     "card": _card,
+    "move": _move,
     "rotate": _rotate,
 }

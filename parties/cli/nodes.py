@@ -12,6 +12,7 @@ from enclave.errors import BadInput
 from enclave.identity import Identity, TrustStore
 from parties import dealer, owner
 from parties.cli.console import Answer, Console, table
+from parties.config import NodeConfig
 
 if TYPE_CHECKING:
     from enclave.policy import Policy
@@ -71,6 +72,12 @@ def _serve(args: Namespace, console: Console, role: str, start: Callable[..., No
     text = f"{role} {identity.name} serves on {process.address}; stop it with Ctrl-C"
     if not trusted:
         text += "\nnote     it trusts nobody yet: run `enclave trust CARD`, the node picks the card up at once"
+    configured = NodeConfig.load(args.home).address
+    if identity.card.address != configured and not configured.endswith(":0"):
+        text += (
+            f"\nwarning  its card tells others to dial {identity.card.address}, node.toml says {configured}: "
+            f"run `enclave move {configured}` and hand the new card out"
+        )
     console.event(value, text)
     process.run()
     return Answer({"event": "stopped", "name": identity.name}, f"{role} {identity.name} has stopped")

@@ -275,7 +275,7 @@ def _bind(server: grpc.Server, listen: str, credentials: grpc.ServerCredentials)
     if port == 0:
         raise BadInput(
             f"cannot listen on {listen}: the port is in use or the address is not this machine's",
-            hint="stop the other program, or set another `listen` in node.toml",
+            hint="stop the other program, or give this node another address with `enclave move HOST:PORT`",
             code="input.listen",
         )
     return port

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from enclave.identity import Identity
 from parties.cli.arguments import build_parser
 from parties.cli.units import bandwidth_bps, bytes_text, duration_s, seconds_text
+from parties.config import NodeConfig
 from tests.parties.shell import Shell, enclave
 
 __all__ = ["enclave"]
@@ -125,6 +127,7 @@ def test_a_home_is_made_once(enclave: Shell, tmp_path: Path) -> None:
         (["trust", "no-such-card"], "is not a home"),
         (["card"], "is not a home"),
         (["rotate"], "is not a home"),
+        (["move", "h:7101"], "is not a home"),
     ],
 )
 def test_refused_input_says_what_and_exits_with_1(enclave: Shell, words: list[str], message: str) -> None:
@@ -185,6 +188,59 @@ def test_rotate_keeps_the_key_and_renews_the_certificate(enclave: Shell, tmp_pat
     assert (tmp_path / "clinic" / "tls.pem").read_bytes() != old
 
 
+# ---- a node's address
+
+
+@pytest.mark.parametrize(
+    ("made", "moved", "listen", "advertise"),
+    [
+        ([], ["h:7101"], "h:7101", ""),
+        ([], ["h.example:7101", "--listen", "0.0.0.0:7102"], "0.0.0.0:7102", "h.example:7101"),
+        (["--listen", "0.0.0.0:7600", "--advertise", "h:7600"], ["h:7601"], "0.0.0.0:7601", "h:7601"),
+        (["--listen", "0.0.0.0:7600", "--advertise", "h:9000"], ["g:9001"], "0.0.0.0:7600", "g:9001"),
+    ],
+)
+def test_a_node_moves(
+    enclave: Shell, tmp_path: Path, made: list[str], moved: list[str], listen: str, advertise: str
+) -> None:
+    home = tmp_path / "clinic"
+    assert enclave("init", "owner", "clinic", "--home", home, *made) == 0
+    file = home / "node.toml"
+    file.write_text("# ours\n" + file.read_text().replace("max_jobs = 4", "max_jobs = 9"))
+    enclave("card", "--home", home, "--json")
+    key_id = enclave.json()["key_id"]
+    enclave("init", "buyer", "lab", "--home", tmp_path / "lab")
+    assert enclave("trust", home / "card", "--home", tmp_path / "lab") == 0
+    assert enclave("move", *moved, "--home", home) == 0
+    assert "next     restart the node" in enclave.out
+    config = NodeConfig.load(home)
+    assert (config.listen, config.advertise, config.max_jobs) == (listen, advertise, 9)
+    assert file.read_text().startswith("# ours\n")
+    assert enclave("trust", home / "card", "--home", tmp_path / "lab", "--json") == 0
+    assert enclave.json()["address"] == moved[0] and enclave.json()["key_id"] == key_id
+    Identity.load(home)
+
+
+def test_a_move_that_cannot_be_written_changes_nothing(enclave: Shell, tmp_path: Path) -> None:
+    home = tmp_path / "clinic"
+    enclave("init", "owner", "clinic", "--home", home)
+    card = (home / "card").read_bytes()
+    for text, words in [
+        ('"listen" = "127.0.0.1:7600"\n', ["h:7101"]),
+        ("worker_ports = [7100, 7200]\n", ["h:7101"]),
+        ("", ["0.0.0.0:7101"]),
+    ]:
+        (home / "node.toml").write_text(text)
+        assert enclave("move", *words, "--home", home) == 1
+        assert (home / "node.toml").read_text() == text and (home / "card").read_bytes() == card
+    enclave("init", "buyer", "lab", "--home", tmp_path / "lab")
+    assert enclave("move", "h:7101", "--home", tmp_path / "lab") == 1
+    assert "buyer lab does not listen" in enclave.err
+    (home / "node.toml").unlink()
+    assert enclave("move", "h:7101", "--home", home) == 0
+    assert NodeConfig.load(home).listen == "h:7101"
+
+
 # ---- units, help, start
 
 
@@ -199,7 +255,7 @@ def test_units() -> None:
 
 def test_every_command_has_help_home_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     leaves = _leaves([])
-    assert len(leaves) == 22
+    assert len(leaves) == 23
     for words in leaves:
         with pytest.raises(SystemExit) as stop:
             build_parser().parse_args([*words, "--help"])
