@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 __all__ = ["NodeClient", "start_everywhere"]
 
 _MAX_REPLY_BYTES = 64 << 20
+# A peer whose machine is gone leaves no error behind: the stream of a silent peer ends after 25 seconds.
+_KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
 _FINAL = frozenset({"RELEASED", "REFUSED", "FAILED", "WITHDRAWN", "EXPIRED"})
 
 
@@ -35,7 +41,9 @@ class NodeClient:
             raise SessionError(f"{card.name} has no address on its card", code="session.unreachable")
         self._identity = identity
         self._deadline_s = deadline_s
-        self._channel: grpc.Channel = tls.dial(identity, card, self.address, max_message_bytes=_MAX_REPLY_BYTES)
+        self._channel: grpc.Channel = tls.dial(
+            identity, card, self.address, max_message_bytes=_MAX_REPLY_BYTES, options=_KEEPALIVE
+        )
         # Not before `dial` has restricted TLS.
         from enclave.wire import node_pb2_grpc
         from parties.server import statuses
@@ -99,9 +107,15 @@ class NodeClient:
             time.sleep(0.3)
 
     def status_now(self, job_id: str) -> JobStatus:
-        """The job's status at this moment."""
-        for status in self.status(job_id):
-            return status
+        """The job's status at this moment; SessionError when there is no answer within the deadline."""
+        call = self._stub.Status(node_pb2.JobRef(job_id=job_id), timeout=self._deadline_s)
+        try:
+            for message in call:
+                return JobStatus.from_message(message)
+        except self._rpc_error as error:
+            raise self._error(error) from error
+        finally:
+            call.cancel()
         raise SessionError(f"no status of job {job_id} from {self.card.name}")
 
     def fetch(self, job_id: str) -> dict[str, bytes]:

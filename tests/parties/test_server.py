@@ -35,6 +35,8 @@ class FakeNode:
         self.callers: list[str] = []
         self.statuses = [JobStatus(JOB, "RUNNING"), JobStatus(JOB, "RELEASED")]
         self.pause = threading.Event()
+        self.mute = threading.Event()  # cleared: says nothing at first
+        self.mute.set()
 
     def _called(self, caller: Card) -> None:
         self.callers.append(caller.name)
@@ -64,6 +66,7 @@ class FakeNode:
 
     def status(self, caller: Card, job_id: str, stop: Callable[[], bool]) -> Iterator[JobStatus]:
         self._called(caller)
+        self.mute.wait(5.0)
         yield self.statuses[0]
         while not self.pause.wait(0.05) and not stop():
             pass
@@ -188,6 +191,17 @@ def test_a_tool_that_knows_only_grpc_sees_status_and_code(room: Room) -> None:
         stub.Describe(node_pb2.DescribeRequest(), timeout=5)
     assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert ("enclave-code", "policy") in [tuple(item) for item in caught.value.trailing_metadata()]
+
+
+def test_a_node_that_never_says_a_status_is_given_up(room: Room) -> None:
+    room.node.mute.clear()
+    with NodeClient(room.buyer, room.owner.card, address=room.server.address, deadline_s=0.5) as client:
+        begun = time.monotonic()
+        with pytest.raises(SessionError) as caught:
+            client.status_now(JOB)
+        assert time.monotonic() - begun < 3
+        assert caught.value.code == "session.timeout"
+    room.node.mute.set()
 
 
 def test_a_stranger_is_not_heard(room: Room, new_party: Make) -> None:
