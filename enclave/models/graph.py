@@ -54,6 +54,9 @@ MAX_LAYERS = 1024
 MAX_RANK = 6
 MAX_ROW_ELEMENTS = 1 << 24
 MAX_PARAMETERS = 1 << 26  # elements of all weight tensors together: 512 MB as float64
+MAX_WINDOW_ELEMENTS = 1 << 26  # elements of all windows of a row; VGG-16 has 2.9e7
+MAX_PADDED = 256  # times the image it is around
+MAX_PRODUCTS = 1 << 32  # multiplications of one layer for one row; the largest of VGG-16 has 1.85e9
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,127}")
 _UNCLEAN = re.compile(r"[^A-Za-z0-9_./-]+")
 
@@ -185,6 +188,11 @@ def _fail(layer: Layer, text: str) -> BadModel:
     return BadModel(f"layer {layer.name!r} ({layer.op}): {text}")
 
 
+def _check_products(layer: Layer, count: int) -> None:
+    if count > MAX_PRODUCTS:
+        raise _fail(layer, f"at most {MAX_PRODUCTS} multiplications a row, found {count}")
+
+
 def _same(layer: Layer, rows: Sequence[Shape], params: Sequence[Shape]) -> Shape:
     return rows[0]
 
@@ -195,6 +203,7 @@ def _linear(layer: Layer, rows: Sequence[Shape], params: Sequence[Shape]) -> Sha
         raise _fail(layer, f"weight must be ({rows[0][-1]}, out), found {weight}")
     if len(params) == 2 and params[1] != (weight[1],):
         raise _fail(layer, f"bias must be ({weight[1]},), found {params[1]}")
+    _check_products(layer, math.prod(rows[0]) * weight[1])
     return (*rows[0][:-1], weight[1])
 
 
@@ -206,21 +215,32 @@ def _image(layer: Layer, row: Shape) -> tuple[int, int, int]:
 
 def _window(layer: Layer, row: Shape, kernel: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
     """Output height and width; the layer's stride and padding stand where every windowed operator has them."""
-    _, height, width = _image(layer, row)
+    channels, height, width = _image(layer, row)
     at = 0 if layer.op == "conv2d" else 2
     sh, sw, top, left, bottom, right = layer.ints[at : at + 6]
     if min(*kernel, *dilation, sh, sw) < 1 or max(*kernel, *dilation, sh, sw) > 1 << 16:
         raise _fail(layer, "kernel, stride and dilation must be positive")
     if min(top, left, bottom, right) < 0 or max(top, left, bottom, right) > 1 << 16:
         raise _fail(layer, f"padding must not be negative, found {(top, left, bottom, right)}")
-    if layer.op != "conv2d" and (max(top, bottom) >= kernel[0] or max(left, right) >= kernel[1]):
+    extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    if layer.op != "conv2d" and (max(top, bottom) >= extent[0] or max(left, right) >= extent[1]):
         raise _fail(layer, "padding must be smaller than the kernel")
+    if max(top, bottom) > extent[0] or max(left, right) > extent[1]:
+        raise _fail(layer, f"padding must not be larger than the kernel, {tuple(extent)} with its dilation")
     out = (
         window_shape(height, kernel[0], sh, dilation[0], top, bottom),
         window_shape(width, kernel[1], sw, dilation[1], left, right),
     )
     if min(out) < 1:
         raise _fail(layer, f"the kernel {tuple(kernel)} does not fit into a row of shape {row}")
+    # Padding and windows are arrays at the parties that no tensor of the plan is as large as.
+    padded = channels * (height + top + bottom) * (width + left + right)
+    limit = min(MAX_ROW_ELEMENTS, MAX_PADDED * channels * height * width)
+    if padded > limit:
+        raise _fail(layer, f"at most {limit} elements of a padded row, found {padded}")
+    looked_at = channels * math.prod(out) * math.prod(kernel)
+    if looked_at > MAX_WINDOW_ELEMENTS:
+        raise _fail(layer, f"at most {MAX_WINDOW_ELEMENTS} elements in all windows of a row, found {looked_at}")
     return out
 
 
@@ -233,7 +253,9 @@ def _conv2d(layer: Layer, rows: Sequence[Shape], params: Sequence[Shape]) -> Sha
         raise _fail(layer, f"weight must be (out, {channels // groups}, kh, kw) for {groups} groups, found {weight}")
     if len(params) == 2 and params[1] != (weight[0],):
         raise _fail(layer, f"bias must be ({weight[0]},), found {params[1]}")
-    return (weight[0], *_window(layer, rows[0], weight[2:], layer.ints[6:8]))
+    out = _window(layer, rows[0], weight[2:], layer.ints[6:8])
+    _check_products(layer, math.prod(out) * math.prod(weight))
+    return (weight[0], *out)
 
 
 def _pool(layer: Layer, rows: Sequence[Shape], params: Sequence[Shape]) -> Shape:

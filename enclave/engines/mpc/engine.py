@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.interface import Engine, Permit
+from enclave.engines.mpc import pooling
 from enclave.engines.mpc.protocols import division, selection, smooth
 from enclave.engines.mpc.protocols.arithmetic import Bilinear, Conv2d, MatMul, Mul, product, scaled, truncate
 from enclave.engines.mpc.protocols.comparison import bit_share, compare, relu
@@ -284,17 +285,10 @@ class MpcEngine:
         count_include_pad: bool,
     ) -> RingTensor:
         """See `Engine.avg_pool2d`."""
-        windows, shape = self._windows(x, kernel, stride, padding, 0)
-        total = self.session.local(lambda w: w.sum(axis=1, dtype=U), (windows.shape[0],), windows)
-        ones = np.pad(
-            np.ones(x.shape[2:]),
-            ((padding[0], padding[2]), (padding[1], padding[3])),
-            constant_values=float(count_include_pad),
-        )
-        view = np.lib.stride_tricks.sliding_window_view(ones, kernel)[:: stride[0], :: stride[1]]
-        return self.scale(
-            self._new(total, (windows.shape[0],), x.frac_bits).reshaped(shape), 1.0 / view.sum(axis=(2, 3))
-        )
+        counts = pooling.window_counts(x.shape[2:], kernel, stride, padding, count_include_pad)
+        shape = (*x.shape[:2], *counts.shape)
+        total = self.session.local(lambda a: pooling.window_totals(a, kernel, stride, padding), shape, x.share)
+        return self.scale(self._new(total, shape, x.frac_bits), 1.0 / counts)
 
     def argmax_onehot(self, x: RingTensor) -> RingTensor:
         """See `Engine.argmax_onehot`."""

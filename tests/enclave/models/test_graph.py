@@ -22,6 +22,7 @@ def layer(op: str, *inputs: str, p: Sequence[str] = (), ints: Sequence[int] = ()
 
 
 CONV = (1, 1, 0, 0, 0, 0, 1, 1, 1)
+K = 1 << 16
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,8 @@ CONV = (1, 1, 0, 0, 0, 0, 1, 1, 1)
         ((2, 3), layer("softmax"), {}, (2, 3)),
         ((1, 5, 5), layer("max_pool2d", ints=(3, 3, 2, 2, 1, 1, 1, 1)), {}, (1, 3, 3)),
         ((1, 5, 5), layer("avg_pool2d", ints=(5, 5, 1, 1, 0, 0, 0, 0, 1)), {}, (1, 1, 1)),
+        ((1, 9, 9), layer("conv2d", p=["w"], ints=(1, 1, 4, 4, 4, 4, 2, 2, 1)), {"w": (1, 1, 3, 3)}, (1, 13, 13)),
+        ((64, 224, 224), layer("conv2d", p=["w"], ints=CONV), {"w": (64, 64, 3, 3)}, (64, 222, 222)),  # VGG-16
         ((2, 3, 4), layer("flatten"), {}, (24,)),
         ((2, 3, 4), layer("reshape", ints=(4, 6)), {}, (4, 6)),
         ((2, 3), layer("affine", p=["s", "t"]), {"s": (2,), "t": (2,)}, (2, 3)),
@@ -76,6 +79,29 @@ def test_shapes(
         ((2, 4, 4), layer("conv2d", p=["w"], ints=(0, *CONV[1:])), {"w": (4, 2, 3, 3)}, "must be positive"),
         ((2, 4, 4), layer("conv2d", p=["w"], ints=(1, 1, -1, *CONV[3:])), {"w": (4, 2, 3, 3)}, "must not be negative"),
         ((1, 4, 4), layer("max_pool2d", ints=(2, 2, 1, 1, 2, 0, 0, 0)), {}, "padding must be smaller than the kernel"),
+        (
+            (1, 1, 1),
+            layer("conv2d", p=["w"], ints=(K, K, K, K, K, K, 1, 1, 1)),
+            {"w": (1, 1, 1, 1)},
+            "padding must not",
+        ),
+        (
+            (1, 9, 9),
+            layer("conv2d", p=["w"], ints=(1, 1, 6, 0, 0, 0, 2, 2, 1)),
+            {"w": (1, 1, 3, 3)},
+            "kernel, .5, 5. with",
+        ),
+        ((1, 1, 1), layer("avg_pool2d", ints=(K, K, K, K, *(K - 1,) * 4, 1)), {}, "elements of a padded row"),
+        (
+            (1, 1, 1),
+            layer("conv2d", p=["w"], ints=(1, 1, *(4000,) * 4, 4000, 4000, 1)),
+            {"w": (1, 1, 2, 2)},
+            "padded row",
+        ),
+        ((1, 256, 256), layer("max_pool2d", ints=(128, 128, 1, 1, 0, 0, 0, 0)), {}, "elements in all windows"),
+        ((1, 512, 512), layer("avg_pool2d", ints=(256, 256, 1, 1, 0, 0, 0, 0, 1)), {}, "elements in all windows"),
+        ((64, 224, 224), layer("conv2d", p=["w"], ints=CONV), {"w": (512, 64, 3, 3)}, "multiplications a row"),
+        ((4096, 4, 64), layer("linear", p=["w"]), {"w": (64, 8192)}, "multiplications a row"),
         ((1, 4, 4), layer("avg_pool2d", ints=(2, 2, 1, 1, 0, 0, 0, 0, 2)), {}, "count_include_pad must be 0 or 1"),
         ((4,), layer("reshape", ints=(2, 3)), {}, "cannot reshape"),
         ((4,), layer("reshape", ints=(-2, -2)), {}, "cannot reshape"),
