@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enclave import __version__
 from enclave.errors import BadSpec, Untrusted
 from enclave.identity import Card, Identity, TrustStore, verify
-from enclave.messages import JobSpec, Signed
+from enclave.messages import JobSpec, PartyRef, Signed
 
 __all__ = ["Assignment", "read_job"]
 
@@ -65,7 +65,7 @@ def read_job(signed: Signed, identity: Identity, trust: TrustStore) -> Assignmen
         raise Untrusted(f"the job is signed by {buyer.name}, its buyer is {spec.buyer.name} with another key")
     cards = {}
     for rank, party in enumerate(spec.parties):
-        card = identity.card if party.key_id == identity.key_id else _known(trust, party.name, party.key_id)
+        card = identity.card if party.key_id == identity.key_id else _known(trust, party, identity.name)
         if (card.name, card.role) != (party.name, party.role):
             raise Untrusted(
                 f"the key of {party.role} {party.name} belongs to {card.role} {card.name}", code="untrusted.role"
@@ -83,10 +83,13 @@ def read_job(signed: Signed, identity: Identity, trust: TrustStore) -> Assignmen
     return Assignment(signed, spec, own[0], cards)
 
 
-def _known(trust: TrustStore, name: str, key_id: bytes) -> Card:
+def _known(trust: TrustStore, party: PartyRef, here: str) -> Card:
     try:
-        return trust.by_key_id(key_id)
+        return trust.by_key_id(party.key_id)
     except Untrusted as error:
+        # Read by the buyer, whose own trust is in order: it is `here` that has something to do.
         raise Untrusted(
-            f"{name} is a party of the job, and its key {key_id[:8].hex()} is not trusted here", hint=error.hint
+            f"{here} does not trust {party.role} {party.name} with key {party.key_id[:8].hex()}, a party of the job",
+            hint=f"all parties of a job must trust each other: {here} must run `enclave trust CARD` with the card of "
+            f"{party.name}",
         ) from error

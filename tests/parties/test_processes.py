@@ -396,7 +396,7 @@ def test_a_party_s_trust_is_its_own(trio: Fleet) -> None:
     trust.remove("dealer")
     try:
         spec = trio.spec()
-        with trio.client("owner1") as client, pytest.raises(EnclaveError, match="dealer is a party of the job"):
+        with trio.client("owner1") as client, pytest.raises(EnclaveError, match="does not trust dealer dealer"):
             client.propose(trio.sign(spec))
     finally:
         trust.add(card.encoded)

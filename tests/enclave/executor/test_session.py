@@ -376,8 +376,11 @@ def test_a_dealer_of_the_buyer_s_own_making_is_refused(make_room: MakeRoom, new_
     room = make_room(1)
     fake = new_party("dealer", "dealer2")
     parties = (*room.spec.parties[:-1], PartyRef("dealer", "dealer", fake.key_id))
-    with pytest.raises(Untrusted, match="dealer is a party of the job, and its key"):
+    with pytest.raises(
+        Untrusted, match="owner0 does not trust dealer dealer with key .*, a party of the job"
+    ) as caught:
         read_job(_resign(room, replace(room.spec, parties=parties)), room.ids[0], room.trusts["owner0"])
+    assert "owner0 must run `enclave trust CARD` with the card of dealer" in caught.value.hint
 
 
 def test_a_known_key_under_another_name_or_role_is_refused(
