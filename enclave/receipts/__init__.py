@@ -21,7 +21,7 @@ Claims are lines "key=value". A key that two parties state must have one value, 
 Inclusion proofs of the ledger are not part of this version; a statement carries its ledger's head and index.
 """
 
-from enclave.receipts.checks import FINAL_STATES, MAX_RECEIPT_BYTES, SMALLEST_P, Check, digest
+from enclave.receipts.checks import FINAL_STATES, MAX_RECEIPT_BYTES, OWN_CLAIMS, SMALLEST_P, Check, Checks, digest
 from enclave.receipts.receipt import (
     Verified,
     assemble,
@@ -35,8 +35,10 @@ from enclave.receipts.receipt import (
 __all__ = [
     "FINAL_STATES",
     "MAX_RECEIPT_BYTES",
+    "OWN_CLAIMS",
     "SMALLEST_P",
     "Check",
+    "Checks",
     "Verified",
     "assemble",
     "complete",

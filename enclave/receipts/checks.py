@@ -14,6 +14,7 @@ __all__ = [
     "EVIDENCE",
     "FINAL_STATES",
     "MAX_RECEIPT_BYTES",
+    "OWN_CLAIMS",
     "SMALLEST_P",
     "Check",
     "Checks",
@@ -30,12 +31,15 @@ FINAL_STATES = ("RELEASED", "REFUSED", "FAILED", "WITHDRAWN", "EXPIRED")
 # A job whose openings are uniform falls below this in less than one of a million runs, all tests together.
 SMALLEST_P = 2e-7
 _CLOCK_SKEW_S = 300
-_OWN_CLAIMS = "node."
+OWN_CLAIMS = "node."
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. `name` is stable; `subject` is the party (or pair) it concerns, if any."""
+    """One thing that was looked at. `name` is stable; `subject` is the party (or pair) it concerns, if any.
+
+    `found` equals `expected` in a check that passed.
+    """
 
     name: str
     ok: bool
@@ -55,7 +59,8 @@ class Checks:
         self.made: list[Check] = []
 
     def that(self, name: str, ok: bool, expected: str, found: str, subject: str = "") -> bool:
-        self.made.append(Check(name, bool(ok), subject, expected, found))
+        """`found` says what was found if the check fails; a check that passed found what was expected."""
+        self.made.append(Check(name, bool(ok), subject, expected, expected if ok else found))
         return bool(ok)
 
     def equal(self, name: str, expected: object, found: object, subject: str = "") -> bool:
@@ -218,13 +223,13 @@ def _check_claims(spec: JobSpec, statements: Sequence[Statement], checks: Checks
                 found = found or f"{line[:80]!r} at {said.party}"
             own[key] = value
         for key, value in own.items():
-            if key.startswith(_OWN_CLAIMS):
+            if key.startswith(OWN_CLAIMS):
                 continue
             first, who = stated.setdefault(key, (value, said.party))
             if first != value and not found:
                 expected = f"{key}={first[:80]} as at {who}"
                 found = f"{key}={value[:80]} at {said.party}"
-    checks.that("claims.agree", not found, expected, found or expected)
+    checks.that("claims.agree", not found, expected, found)
 
 
 EVIDENCE = ("transcript.plan", "transcript.masks", "transcript.uniform")

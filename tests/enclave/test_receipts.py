@@ -399,3 +399,8 @@ def test_outputs_digest() -> None:
 def test_cards_are_passed_on_as_received(room: Room) -> None:
     receipt = Receipt.decode(room.receipt())
     assert [Card.decode(c) for c in receipt.cards] == room.cards
+
+
+def test_a_check_that_passed_tells_of_no_failure(room: Room) -> None:
+    for check in verify_receipt(room.receipt(), room.cards).checks:
+        assert check.ok and check.found == check.expected, check
