@@ -120,7 +120,7 @@ class Jobs:
             record = _known(tx, job_id)
             if record.state != "PROPOSED":
                 return record
-            history = History(tx.count_granted(record.signed.key_id, record.dataset), tx.approval(job_id) is not None)
+            history = _history(tx, record)
             to, reasons = judge(record, history)
             if to != "PROPOSED":
                 return self._move(tx, record, to, reasons)
@@ -133,14 +133,7 @@ class Jobs:
 
     def history(self, job_id: str) -> History:
         """What a policy may ask for at the release: as for `decide`, the job itself not counted."""
-
-        def body(tx: Tx) -> History:
-            record = _known(tx, job_id)
-            counted = record.state in ("ADMITTED", "RUNNING", "SEALED", "RELEASED")
-            others = tx.count_granted(record.signed.key_id, record.dataset) - int(counted)
-            return History(others, tx.approval(job_id) is not None)
-
-        return self._store.read("history", body)
+        return self._store.read("history", lambda tx: _history(tx, _known(tx, job_id)))
 
     # ---- from start to release
     def ask_start(self, job_id: str) -> JobRecord:
@@ -376,6 +369,11 @@ class Jobs:
         record = self._store.run_tx(name, body)
         self._watch.changed(record.job_id, record.state)
         return record
+
+
+def _history(tx: Tx, record: JobRecord) -> History:
+    granted = tx.count_granted(record.signed.key_id, record.dataset, apart_from=record.job_id)
+    return History(granted, tx.approval(record.job_id) is not None)
 
 
 def _known(tx: Tx, job_id: str) -> JobRecord:

@@ -58,7 +58,7 @@ class History:
     """What the store knows and a policy may ask for.
 
     Attributes:
-        granted: other jobs of the same buyer on the same data set that were released or still may be.
+        granted: other jobs of the same buyer on the same data set that ran, whatever their end, or still may.
         approved: this node's operator has signed for exactly this specification.
     """
 

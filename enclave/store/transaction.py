@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, literal_column, or_, select
+from sqlalchemy import ColumnElement, and_, exists, func, literal_column, or_, select
 from sqlalchemy.engine import Connection, Row
 
 from enclave.errors import Refused
@@ -108,11 +108,17 @@ class Tx:
         query = select(func.count()).where(jobs.c.key_id == buyer_key_id, jobs.c.state.not_in(tuple(FINAL)))
         return int(self._connection.execute(query).scalar_one())
 
-    def count_granted(self, buyer_key_id: bytes, dataset: str) -> int:
-        """Jobs of one buyer on one data set that were released or still may be."""
-        granted = ("ADMITTED", "RUNNING", "SEALED", "RELEASED")
+    def count_granted(self, buyer_key_id: bytes, dataset: str, *, apart_from: str) -> int:
+        """Jobs of one buyer on one data set that were admitted and may run, or that ever ran, whatever their end.
+
+        A job that failed counts: how it failed may have told its buyer something. `apart_from` is not counted.
+        """
+        ran = exists().where(ledger.c.job_id == jobs.c.job_id, ledger.c.event == "running")
         query = select(func.count()).where(
-            jobs.c.key_id == buyer_key_id, jobs.c.dataset == dataset, jobs.c.state.in_(granted)
+            jobs.c.key_id == buyer_key_id,
+            jobs.c.dataset == dataset,
+            jobs.c.job_id != apart_from,
+            or_(jobs.c.state.in_(("ADMITTED", "RUNNING", "SEALED", "RELEASED")), ran),
         )
         return int(self._connection.execute(query).scalar_one())
 

@@ -139,7 +139,11 @@ def test_a_limit_holds_when_all_ask_at_once(desk: Any) -> None:
     assert len(desk.jobs.list(("ADMITTED",))) == 3
 
 
-def test_failed_jobs_do_not_count_as_granted(desk: Any) -> None:
+def test_every_job_that_ran_counts_as_granted(desk: Any) -> None:
+    """A failure after the start counts: otherwise its reasons and its time could be asked for without end."""
+    withdrawn, never_ran = desk.at("RUNNING", 5), desk.at("ADMITTED", 6)
+    for job_id in (withdrawn, never_ran):
+        desk.jobs.advance(job_id, "WITHDRAWN")
     desk.at("FAILED", 1)
     desk.at("RELEASED", 2)
     desk.at("REFUSED", 3)
@@ -150,7 +154,8 @@ def test_failed_jobs_do_not_count_as_granted(desk: Any) -> None:
         return "PROPOSED", ()
 
     desk.jobs.decide(desk.propose(desk.spec(4)).job_id, judge)
-    assert seen == [History(granted=1, approved=False)]
+    assert seen == [History(granted=3, approved=False)]
+    assert desk.jobs.history(withdrawn).granted == 2
 
 
 def approval_of(desk: Any, job_id: str, digest: bytes) -> Signed:
