@@ -12,10 +12,11 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from enclave.errors import EnclaveError, Refused
+from enclave.errors import BadData, EnclaveError, Refused
 from enclave.executor.orders import (
     Endpoint,
     Failure,
@@ -34,6 +35,7 @@ from enclave.executor.orders import (
 
 if TYPE_CHECKING:
     from enclave.channel import Channel
+    from enclave.datasets import RowSource
     from enclave.executor.evidence import Evidence
     from enclave.executor.session import Progress, Sealing
 
@@ -210,7 +212,8 @@ def _session(order: Order, node: _Node, evidence: Evidence) -> None:
         raise Refused(f"a claim of the receipt would be false: {'; '.join(false)}", code="refused.claims")
     rows = None
     if order.dataset:
-        rows = Catalogue(home, identity.name).rows(job.spec.datasets[job.rank], job.spec.encoding)
+        catalogue, ref = Catalogue(home, identity.name), job.spec.datasets[job.rank]
+        rows = _fitting(lambda: catalogue.rows(ref, job.spec.encoding), identity.name)
     ports = range(order.port_low, order.port_high + 1)
     listener = Listener(identity, trust, job.spec.job_id, order.listen_host, ports, job.peers)
     node.emit(WorkerEvent(listening=Endpoint(listener.address)))
@@ -230,6 +233,21 @@ def _session(order: Order, node: _Node, evidence: Evidence) -> None:
         deadline_s=order.step_deadline_s,
         dealer_bytes_limit=order.dealer_bytes_limit or None,
     )
+
+
+def _fitting(rows: Callable[[], RowSource], owner: str) -> RowSource:
+    """The opened and checked rows.
+
+    Raises: BadData that says no more than that they do not fit: which column, and how, depends on values and would
+        travel to the buyer. The operator finds it in the job's log.
+    """
+    try:
+        return rows()
+    except BadData as error:
+        if not error.detail:
+            raise
+        print(f"rows refused: {error.public} ({error.detail})", file=sys.stderr, flush=True)
+        raise BadData(f"the rows of {owner} do not fit the encoding", hint=error.hint) from None
 
 
 def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from enclave.errors import SessionError
+from enclave.datasets import RowSource
+from enclave.errors import BadData, SessionError
 from enclave.executor.local import LocalExecutor, WorkerProcess
 from enclave.executor.orders import Failure, Located, NodeOrder, Order, Outcome, WorkerEvent
+from enclave.executor.worker import _fitting
 from enclave.identity import Identity
-from enclave.messages import Signed
+from enclave.messages import Encoding, Feature, NumericFeature, Signed
 from tests.enclave.executor.test_session import Room, make_room
 
 __all__ = ["make_room"]
@@ -130,3 +132,27 @@ def test_what_libraries_print_is_no_event(
     assert events[0].ready is not None
     assert events[-1].outcome is not None
     assert "StoreError" in (tmp_path / "logs" / f"{'ab' * 16}.log").read_text()
+
+
+def test_why_rows_do_not_fit_stays_in_the_log(capfd: pytest.CaptureFixture[str]) -> None:
+    """The reason travels to the buyer, who could ask for the range of a column bit by bit."""
+    narrow = Encoding((Feature("pay", NumericFeature(low=0.0, high=5.0)),))
+
+    def rows() -> RowSource:
+        source = RowSource({"pay": [1.0, 9.5]}, narrow)
+        source.check()
+        return source
+
+    with pytest.raises(BadData) as caught:
+        _fitting(rows, "acme")
+    assert Failure.of(caught.value).text == "the rows of acme do not fit the encoding"
+    assert "pay" not in repr(Failure.of(caught.value)) and caught.value.__cause__ is None
+    assert "1 rows of 'pay'" in capfd.readouterr().err
+
+
+def test_other_reasons_against_the_data_are_told() -> None:
+    def rows() -> RowSource:
+        raise BadData("data set points is not the version that the job names")
+
+    with pytest.raises(BadData, match="not the version"):
+        _fitting(rows, "acme")
