@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from enclave.errors import BadInput
+from enclave import __version__
+from enclave.errors import BadInput, EnclaveError
 from enclave.identity import Card
-from enclave.leakage.report import MAX_REPORT_BYTES, LeakageReport
-from enclave.receipts import MAX_RECEIPT_BYTES, Check, Verified, digest, verify_receipt
+from enclave.leakage.report import MAX_REPORT_BYTES, LeakageReport, PlanFigures, PlannedLink, build_report
+from enclave.messages import JobSpec, Reason, Statement, Transcript
+from enclave.receipts import MAX_RECEIPT_BYTES, OWN_CLAIMS, Check, Checks, Verified, digest, verify_receipt
 
 __all__ = ["read_report", "report", "summary", "verify"]
 
@@ -22,7 +25,7 @@ def verify(path: Path, trusted: Sequence[Card] | None = None, report_path: Path 
         trusted: the cards that the auditor knows from elsewhere. Without them the outcome says that the receipt is
             "consistent", with them that it is "authenticated".
         report_path: a leakage report (JSON) that is said to belong to the receipt; what it repeats of the signed
-            statement of its party is compared. A report itself is not signed.
+            statement of its party is compared, and its SHA-256, which the party signed with the statement.
 
     Raises:
         BadInput: a file cannot be read, or the report is none. A receipt that is wrong is an answer, not an error.
@@ -30,7 +33,8 @@ def verify(path: Path, trusted: Sequence[Card] | None = None, report_path: Path 
     verified = verify_receipt(_read(path, MAX_RECEIPT_BYTES), trusted)
     if report_path is None:
         return verified
-    return dataclasses.replace(verified, checks=verified.checks + _compare(verified, read_report(report_path)))
+    checks = _compare(verified, _read(report_path, MAX_REPORT_BYTES))
+    return dataclasses.replace(verified, checks=verified.checks + checks)
 
 
 def read_report(path: Path) -> LeakageReport:
@@ -78,25 +82,70 @@ def summary(verified: Verified) -> dict[str, Any]:
     }
 
 
-def _compare(verified: Verified, found: LeakageReport) -> tuple[Check, ...]:
-    said = next((s for s in verified.statements if s.party == found.party), None)
-    if said is None or verified.body is None:
-        return (Check("report.party", False, found.party, "a party with a statement in the receipt", found.party),)
-    transcript = said.transcript.digest.hex() if said.transcript is not None else ""
-    figures = said.transcript.openings if said.transcript is not None else 0
-    pairs: tuple[tuple[str, object, object], ...] = (
-        ("report.job", said.job_id, found.job_id),
-        ("report.spec", digest(verified.body.spec).hex(), found.spec_digest),
-        ("report.plan", said.plan_digest.hex(), found.plan_digest),
-        ("report.transcript", transcript, found.transcript_digest),
-        ("report.openings", figures, found.openings),
+# What follows from the specification by this version's wording; another version may have worded it otherwise.
+_WORDING = ("checks", "findings", "outputs", "views", "public", "limits")
+
+
+def _compare(verified: Verified, data: bytes) -> tuple[Check, ...]:
+    """Whether the report is bit for bit the one that its party signed, and says what the receipt says.
+
+    The digest notices every change; the fields say which one, and that a party's own report contradicts its statement.
+    """
+    found = LeakageReport.from_json(data)
+    checks, spec, body = Checks(), verified.spec, verified.body
+    said = None
+    if spec is not None and found.party in (party.name for party in spec.parties):
+        said = next((s for s in verified.statements if s.party == found.party), None)
+    present = said is not None
+    checks.that("report.party", present, "a party with a statement in the receipt", found.party[:80], found.party[:80])
+    if said is None or spec is None or body is None:
+        return tuple(checks.made)
+    checks.equal("report.digest", said.report_digest, digest(data), found.party)
+    fields = [field.name for field in dataclasses.fields(LeakageReport)]
+    if spec.code_version not in ("", __version__):
+        fields = [name for name in fields if name not in _WORDING]
+    try:
+        derived, written = _values(_derived(found, spec, digest(body.spec), said)), _values(found)
+    except (EnclaveError, ArithmeticError, ValueError):
+        # A receipt is a stranger's file: its figures need not be any that a job can have.
+        derived, written = {}, dict.fromkeys(fields)
+    differ = [name for name in fields if name not in derived or derived[name] != written[name]]
+    checks.that("report.fields", not differ, "what the receipt says", f"other {', '.join(differ)}", found.party)
+    return tuple(checks.made)
+
+
+def _values(report: LeakageReport) -> dict[str, Any]:
+    """The fields in JSON types; floats as nine digits, since libraries differ in the last bits of a logarithm."""
+    values: dict[str, Any] = json.loads(report.to_json(), parse_float=lambda text: f"{float(text):.9g}")
+    return values
+
+
+def _derived(found: LeakageReport, spec: JobSpec, spec_digest: bytes, said: Statement) -> LeakageReport:
+    """The report that the receipt leads to; only what no receipt holds (plan, details of the audit) is as `found`."""
+    seen = said.transcript or Transcript(0, (), b"", False)
+    audit = dataclasses.replace(
+        found.audit, openings=seen.openings, words=seen.opened_words, uniformity_p=seen.uniformity_p
     )
-    checks = [Check(name, a == b, found.party, str(a)[:80], str(b)[:80]) for name, a, b in pairs]
-    foreign = sorted(set(found.claims) - set(said.claims))
-    checks.append(
-        Check("report.claims", not foreign, found.party, "claims that the statement makes", ", ".join(foreign)[:200])
+    plan = PlanFigures(
+        rounds=found.planned_rounds,
+        links=tuple(PlannedLink(link.sender, link.receiver, link.planned_bytes) for link in found.links),
+        openings=found.planned_openings,
+        dealer_bytes=found.dealer_bytes,
+        stages=found.stages,
     )
-    return tuple(checks)
+    if audit.reused_masks != seen.reused_masks:
+        audit = dataclasses.replace(audit, duplicate_words=seen.reused_masks, reused_pairs=0, repeated_starts=0)
+    # Where a job ended early, the node and its worker may each have their own word for how: both are signed.
+    early = "RELEASED" not in (said.state, found.state)
+    return build_report(
+        spec,
+        spec_digest,
+        dataclasses.replace(said, state=found.state) if early else said,
+        plan=plan,
+        audit=audit,
+        claims=(line for line in said.claims if not line.startswith(OWN_CLAIMS)),
+        reasons=[Reason(rule.rule, rule.text) for rule in found.reasons] if early else (),
+    )
 
 
 def _read(path: Path, limit_bytes: int) -> bytes:

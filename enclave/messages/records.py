@@ -41,7 +41,7 @@ class Transcript(Value):
 
 @dataclass(frozen=True, slots=True)
 class Statement(Value):
-    """What one party says of a finished job."""
+    """What one party says of a finished job. `report_digest` is the SHA-256 of its leakage report as it was written."""
 
     wire = receipt_pb2.Statement
     job_id: str
@@ -56,6 +56,7 @@ class Statement(Value):
     finished_unix_s: int
     transcript: Transcript | None = None
     reasons: tuple[Reason, ...] = ()
+    report_digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

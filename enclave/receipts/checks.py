@@ -159,6 +159,8 @@ def check_body(parsed: Parsed, cards: Mapping[bytes, Card], checks: Checks) -> N
         if checks.that("state.final", final, " or ".join(FINAL_STATES), said.state[:40], party.name) and released:
             checks.equal("statement.state", "RELEASED", said.state, party.name)
         checks.equal("statement.ledger", 32, len(said.ledger_head), party.name)
+        size = len(said.report_digest)
+        checks.that("statement.report", size in (0, 32), "32 bytes or nothing", f"{size} bytes", party.name)
         timely = said.finished_unix_s >= spec.created_unix_s - _CLOCK_SKEW_S
         checks.that(
             "statement.time", timely, f"after {spec.created_unix_s}", f"finished at {said.finished_unix_s}", party.name

@@ -43,7 +43,7 @@ class Transcript(_message.Message):
     def __init__(self, rounds: _Optional[int] = ..., links: _Optional[_Iterable[_Union[LinkTraffic, _Mapping]]] = ..., digest: _Optional[bytes] = ..., equals_plan: _Optional[bool] = ..., openings: _Optional[int] = ..., opened_words: _Optional[int] = ..., uniformity_p: _Optional[float] = ..., reused_masks: _Optional[int] = ..., peak_rss_bytes: _Optional[int] = ..., wall_s: _Optional[float] = ...) -> None: ...
 
 class Statement(_message.Message):
-    __slots__ = ("job_id", "party", "spec_digest", "plan_digest", "state", "reasons", "claims", "views", "transcript", "ledger_head", "ledger_index", "finished_unix_s")
+    __slots__ = ("job_id", "party", "spec_digest", "plan_digest", "state", "reasons", "claims", "views", "transcript", "ledger_head", "ledger_index", "finished_unix_s", "report_digest")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     PARTY_FIELD_NUMBER: _ClassVar[int]
     SPEC_DIGEST_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class Statement(_message.Message):
     LEDGER_HEAD_FIELD_NUMBER: _ClassVar[int]
     LEDGER_INDEX_FIELD_NUMBER: _ClassVar[int]
     FINISHED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    REPORT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     party: str
     spec_digest: bytes
@@ -68,7 +69,8 @@ class Statement(_message.Message):
     ledger_head: bytes
     ledger_index: int
     finished_unix_s: int
-    def __init__(self, job_id: _Optional[str] = ..., party: _Optional[str] = ..., spec_digest: _Optional[bytes] = ..., plan_digest: _Optional[bytes] = ..., state: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[_node_pb2.Reason, _Mapping]]] = ..., claims: _Optional[_Iterable[str]] = ..., views: _Optional[_Iterable[str]] = ..., transcript: _Optional[_Union[Transcript, _Mapping]] = ..., ledger_head: _Optional[bytes] = ..., ledger_index: _Optional[int] = ..., finished_unix_s: _Optional[int] = ...) -> None: ...
+    report_digest: bytes
+    def __init__(self, job_id: _Optional[str] = ..., party: _Optional[str] = ..., spec_digest: _Optional[bytes] = ..., plan_digest: _Optional[bytes] = ..., state: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[_node_pb2.Reason, _Mapping]]] = ..., claims: _Optional[_Iterable[str]] = ..., views: _Optional[_Iterable[str]] = ..., transcript: _Optional[_Union[Transcript, _Mapping]] = ..., ledger_head: _Optional[bytes] = ..., ledger_index: _Optional[int] = ..., finished_unix_s: _Optional[int] = ..., report_digest: _Optional[bytes] = ...) -> None: ...
 
 class ReceiptBody(_message.Message):
     __slots__ = ("spec", "spec_signature", "statements", "outputs_digest", "released")

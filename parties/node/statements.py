@@ -12,7 +12,7 @@ from enclave.identity import Identity
 from enclave.jobs import FINAL, Jobs
 from enclave.leakage.declared import view_of
 from enclave.messages import JobSpec, Signed, Statement
-from enclave.receipts import sign_statement
+from enclave.receipts import digest, sign_statement
 
 __all__ = ["Statements"]
 
@@ -51,6 +51,7 @@ class Statements:
             raise StoreError(f"no statement of job {job_id} while it is {record.state}")
         spec = record.spec()
         index, head = self._jobs.ledger_position(job_id)
+        report = self._jobs.document(job_id, "report")
         view = view_of(spec, self._identity.name)
         reasons = record.reasons
         if outcome is not None and outcome.failure is not None and record.state == "RELEASED":
@@ -68,6 +69,7 @@ class Statements:
             finished_unix_s=self._clock.unix_s(),
             transcript=outcome.transcript if outcome is not None else None,
             reasons=reasons,
+            report_digest=b"" if report is None else digest(report),
         )
         signed = sign_statement(self._identity, statement)
         try:
