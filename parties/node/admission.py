@@ -17,7 +17,7 @@ from parties.config import NodeConfig
 
 __all__ = ["Admission"]
 
-# A caller who may not ask at all learns that, and nothing about the data set it named.
+# A caller who may not ask at all learns nothing about the data set it named, not even whether there is one.
 _CALLER_RULES = ("policy.caller", "policy.buyer")
 
 
@@ -66,12 +66,17 @@ class Admission:
         def reasons(history: History) -> tuple[Reason, ...]:
             if self._identity.role == "dealer":
                 return self._against_limits(spec)
+            unknown = (Reason("policy.dataset", f"{self._identity.name} offers {caller.name} no such data set"),)
             if registered is None:
-                return (Reason("policy.dataset", f"{self._identity.name} offers no such data set"),)
+                return unknown
             facts = self._facts(caller, registered, history)
             found = (*self._against_limits(spec), *policy.admit(spec, facts))
-            forbidden = tuple(reason for reason in found if reason.rule in _CALLER_RULES)
-            return forbidden or (*found, *_against_encoding(spec, registered))
+            if any(reason.rule in _CALLER_RULES for reason in found):
+                return unknown
+            if any(reason.rule == "policy.column" for reason in found):
+                # What does not fit a column that may not be used would describe it.
+                return found
+            return (*found, *_against_encoding(spec, registered))
 
         first = reasons(History(granted=0, approved=False))
         # The plan of a job that is refused anyway is not worth deriving, and a stranger must not make us derive it.

@@ -123,6 +123,33 @@ def test_a_job_that_breaks_a_rule_is_refused_with_its_id(
     assert statement.transcript is None
 
 
+def test_a_stranger_cannot_tell_which_data_sets_exist(fleet: Fleet) -> None:
+    toml = fleet.root / "owner0" / "datasets" / "points" / "dataset.toml"
+    spec, before = fleet.spec(), toml.read_text()
+    other = replace(fleet.spec(), datasets=(replace(spec.datasets[0], name="other"),))
+    toml.write_text(before.replace('buyers = ["buyer"]', 'buyers = ["somebody"]'))
+    try:
+        assert toml.read_text() != before
+        with fleet.client("owner0") as client:
+            found = [client.propose(fleet.sign(job)).reasons for job in (spec, other)]
+    finally:
+        toml.write_text(before)
+    assert found[0] == found[1]
+    assert [reason.rule for reason in found[0]] == ["policy.dataset"]
+
+
+def test_a_column_that_may_not_be_used_is_not_described(fleet: Fleet) -> None:
+    """Neither its range nor whether it exists."""
+    toml = fleet.root / "owner0" / "datasets" / "points" / "dataset.toml"
+    before = toml.read_text()
+    toml.write_text(before.replace("[policy]", '[policy]\ncolumns = ["a", "b", "y"]'))
+    try:
+        assert _propose(fleet, _narrow(fleet.spec())) == ("REFUSED", ("policy.column",))
+        assert _propose(fleet, _without_column(fleet.spec())) == ("REFUSED", ("policy.column",))
+    finally:
+        toml.write_text(before)
+
+
 def test_another_plan_is_refused_with_both_digests(fleet: Fleet) -> None:
     spec = fleet.spec(plan_digest=b"\xab" * 32)
     for name in fleet.node_names:
