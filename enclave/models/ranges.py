@@ -1,17 +1,22 @@
 """Can a value of this model leave the fixed-point range? Answered before a job, by interval arithmetic.
 
 A number v is held as round(v 2^f) modulo 2^64. A product of two numbers carries 2f fractional bits until it is
-truncated, so a sum of products s wraps when |s| 2^2f >= 2^63, and truncation needs one bit of room. Hence, with
-f = frac_bits, for every element of every layer:
+truncated, which needs one bit of room below 2^63; another is kept for what rounding adds. Hence, with f = frac_bits
+and weights rounded as they will be, for every element of every layer:
 
-    |sum of products|  < 2^(62 - 2f)        linear, conv2d, affine, mul, avg_pool2d (with and without its bias)
-    |value|            < 2^(62 - f)         every layer, the input and the weights
+    |sum of products|  < 2^(61 - 2f)        linear, conv2d, affine, mul (with and without the bias)
+    |sum of a window|  < 2^(43 - f)         avg_pool2d: the sum meets a factor of 18 bits
+    |value|            < 2^(61 - f)         every layer, the input and the weights
 
-At f = 20 that is 4.19 million and 4.4e12. The room of a factor 2 below 2^63 is far larger than what rounding of
-inputs and weights adds. Intervals come from the ranges that the encoding declares, which every owner enforces on
-its rows: a numeric feature spans (low - shift)/scale .. (high - shift)/scale, of the indicators of a one-hot
-feature at most one is 1. For a linear layer right at the input that is used exactly, per group; everywhere else
-elements count as independent, so a bound can be larger than any real value, never smaller.
+and what goes into a function has the room that the function's own steps take:
+
+    sigmoid 2^(60 - f)   tanh 2^(59 - f)   max_pool2d with padding 2^(60 - f)
+    softmax 2^(60 - f - b) for columns of b bits, if a tournament finds their maximum (more than 16)
+
+At f = 20 that is 2.1 million for a product and 2.2e12 for a value. Intervals come from the ranges that the encoding
+declares, which every owner enforces on its rows: a numeric feature spans (low - shift)/scale .. (high - shift)/scale,
+of the indicators of a one-hot feature at most one is 1. For a linear layer right at the input that is used exactly,
+per group; everywhere else elements count as independent, so a bound can be larger than any real value, never smaller.
 
 The check runs at the buyer, who alone has the weights.
 """
@@ -19,6 +24,7 @@ The check runs at the buyer, who alone has the weights.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -30,32 +36,113 @@ from enclave.models.reference import apply_layer
 
 __all__ = ["check_ranges", "ranges"]
 
-_PRODUCTS = ("linear", "conv2d", "affine", "mul", "avg_pool2d")
+_PRODUCTS = ("linear", "conv2d", "affine", "mul")
+_NARROW = {"sigmoid": 60, "tanh": 59, "softmax": 60, "max_pool2d": 60}
+_BITS = 61
+_FACTOR_BITS = 18
 Interval = tuple[FloatArray, FloatArray]
 
 
-def check_ranges(model: Model, encoding: Encoding, frac_bits: int, *, rows: int | None = None) -> dict[str, float]:
+def check_ranges(
+    model: Model,
+    encoding: Encoding,
+    frac_bits: int,
+    *,
+    rows: int | None = None,
+    holders: int = 1,
+    outputs: Sequence[str] = (),
+    error_limit: float | None = None,
+) -> dict[str, float]:
     """The largest |value| that each layer can reach, its products before truncation included; also of "input".
 
-    Args: rows: of all parties, needed when the encoding asks for standardisation.
-    Raises: RangeExceeded naming the first layer that breaks one of the module's two inequalities; BadModel when the
+    Args:
+        rows: of all parties, needed when the encoding asks for standardisation.
+        holders: how many parties have rows; with several, standardisation is part of the first product.
+        outputs: of the job. Where an error is squared, output - target has to be within `error_limit`; the output of
+            a class metric has to fit what compares it.
+        error_limit: what an error may be, needed for rmse and r2.
+
+    Raises: RangeExceeded naming the first layer that breaks one of the module's inequalities; BadModel when the
     encoding is not as wide as the model's input.
     """
-    product_limit, value_limit = 2.0 ** (62 - 2 * frac_bits), 2.0 ** (62 - frac_bits)
+    product_limit, value_limit = 2.0 ** (_BITS - 2 * frac_bits), 2.0 ** (_BITS - frac_bits)
     bounds: dict[str, float] = {}
     known: dict[str, Interval] = {INPUT: _input(model, encoding, rows)}
     _require(INPUT, known[INPUT], value_limit, bounds)
     for name, weight in model.weights.items():
         _require(name, (weight, weight), value_limit, {})
-    for layer in model.architecture.layers:
-        value, products = _step(model, layer, known, encoding)
+    rounded = _rounded(model, frac_bits)
+    for layer in rounded.architecture.layers:
+        if layer.op in _NARROW:
+            width = known[layer.inputs[0]][0].shape[-1]
+            _require(layer.name, known[layer.inputs[0]], 2.0 ** (_input_bits(layer, width) - frac_bits), {})
+        value, products = _step(rounded, layer, known, encoding)
         known[layer.name] = value
         if products is not None:
             _require(layer.name, products, product_limit, bounds)
             _require(layer.name, value, product_limit, bounds)
         else:
             _require(layer.name, value, value_limit, bounds)
+        if layer.op == "avg_pool2d":
+            window = layer.ints[0] * layer.ints[1]
+            _require(layer.name, value, 2.0 ** (_BITS - _FACTOR_BITS - frac_bits) / window, {})
+    if encoding.standardise and holders > 1:
+        _check_folded(rounded, encoding, frac_bits)
+    last = rounded.architecture.layers[-1]
+    _check_output(last.name, known[last.name], encoding, frac_bits, outputs, error_limit)
     return bounds
+
+
+def _rounded(model: Model, frac_bits: int) -> Model:
+    weights = {n: np.ldexp(np.rint(np.ldexp(w, frac_bits)), -frac_bits) for n, w in model.weights.items()}
+    return Model(model.architecture, weights)
+
+
+def _input_bits(layer: Layer, width: int) -> int:
+    """log2 of what may go into a function, without the fractional bits."""
+    if layer.op == "softmax":
+        return _largest_bits(width)
+    if layer.op == "max_pool2d":
+        return 60 if any(layer.ints[4:8]) else _BITS
+    return _NARROW[layer.op]
+
+
+def _largest_bits(columns: int) -> int:
+    """The same for what the first maximum is found of; beyond 16 columns a key carries its column in low bits."""
+    return 60 - (columns.bit_length() if columns > 16 else 0)
+
+
+def _check_output(
+    name: str, value: Interval, encoding: Encoding, frac_bits: int, outputs: Sequence[str], error_limit: float | None
+) -> None:
+    width = value[0].shape[-1]
+    if {"accuracy", "confusion"} & set(outputs):
+        _require(name, value, 2.0 ** (_largest_bits(width) - frac_bits), {})
+    if "auc" in outputs:
+        _require(name, value, 2.0 ** (60 - frac_bits), {})
+    target = encoding.target.numeric if encoding.target is not None else None
+    if error_limit is None or target is None or not {"rmse", "r2"} & set(outputs):
+        return
+    low, high = (target.low - target.shift) / target.scale, (target.high - target.shift) / target.scale
+    if encoding.standardise:
+        # The bounds of standardised rows are those of one row among equals: much larger than real ones. Refused is
+        # what is outside for every row; a row that is outside after all makes the job say so at its end.
+        apart = np.maximum(np.maximum(value[0] - high, low - value[1]), 0.0)
+        _require(f"{name} - target", (apart, apart), error_limit, {})
+    else:
+        _require(f"{name} - target", (value[0] - high, value[1] - low), error_limit, {})
+
+
+def _check_folded(model: Model, encoding: Encoding, frac_bits: int) -> None:
+    """Rows of several holders stay in column units, |u| <= 16, and meet weights divided by the deviation.
+
+    A deviation counts as at least 2^((6 - f) / 2). The shift by the mean comes after the product, so that no bound
+    of standardised rows holds for it.
+    """
+    for layer in model.architecture.layers:
+        if layer.op == "linear" and layer.inputs[0] == INPUT and len(model.architecture.input_shape) == 1:
+            folded = np.abs(model.weights[layer.parameters[0]]).sum(axis=0) * 16.0 * 2.0 ** ((frac_bits - 6) / 2)
+            _require(layer.name, (folded, folded), 2.0 ** (_BITS - 2 * frac_bits), {})
 
 
 def ranges(model: Model, encoding: Encoding, *, rows: int | None = None) -> dict[str, tuple[float, float]]:

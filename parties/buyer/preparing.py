@@ -14,6 +14,7 @@ from enclave import __version__
 from enclave.errors import BadData, BadInput, BadSpec, EnclaveError, PolicyRefused, SessionError
 from enclave.identity import Card, Identity
 from enclave.messages import Architecture, DatasetRef, DescribeReply, Encoding, JobSpec
+from parties.buyer.classes import class_order
 from parties.buyer.records import REQUEST, SPEC, WEIGHTS, JobFolder
 from parties.buyer.results import Progress
 from parties.buyer.specs import Offer, Schedule, Terms, job_spec, trained_network
@@ -99,10 +100,11 @@ def evaluation(
     Raises: BadModel, BadInput where model, encoding and metrics do not fit; RangeExceeded naming the layer whose
         values could leave the fixed-point range.
     """
-    from enclave.models import Model, check_ranges, read_model
+    from enclave.metrics import error_limit
+    from enclave.models import check_ranges, read_model
 
     _check_columns(parties, encoding)
-    read = model if isinstance(model, Model) else read_model(model)
+    read = read_model(model, class_order=lambda labels: class_order(labels, encoding))
     salt = secrets.token_bytes(_SALT_BYTES)
     outputs = tuple(dict.fromkeys(metrics)) + (("predictions",) if predictions else ())
     spec = job_spec(
@@ -118,7 +120,15 @@ def evaluation(
         model_commitment=read.commitment(salt),
     )
     _check(spec)
-    check_ranges(read, encoding, terms.frac_bits, rows=spec.rows)
+    check_ranges(
+        read,
+        encoding,
+        terms.frac_bits,
+        rows=spec.rows,
+        holders=len(spec.datasets),
+        outputs=outputs,
+        error_limit=error_limit(terms.frac_bits, spec.rows),
+    )
     return Draft(spec, parties, model=read, salt=salt)
 
 

@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclave.errors import BadModel, RangeExceeded
-from enclave.messages import Architecture, Category, Encoding, Feature, Layer, NumericFeature, OneHotFeature, TensorType
+from enclave.messages import (
+    Architecture,
+    Category,
+    Encoding,
+    Feature,
+    Layer,
+    NumericFeature,
+    OneHotFeature,
+    Target,
+    TensorType,
+)
 from enclave.models import Model, check_ranges, dense_architecture, forward_all, ranges
 
 
@@ -44,9 +54,9 @@ def test_of_a_group_at_most_one_indicator_counts() -> None:
 
 
 def test_the_largest_sum_before_truncation_decides() -> None:
-    limit = 2.0**22  # 62 - 2 * 20 bits
+    limit = 2.0**21  # 61 - 2 * 20 bits
     encoding = Encoding((numeric("x", low=0, high=limit / 4),))
-    assert check_ranges(linear([[3.999]]), encoding, 20)["score"] == pytest.approx(limit * 3.999 / 4)
+    assert check_ranges(linear([[3.9375]]), encoding, 20)["score"] == limit * 3.9375 / 4
     with pytest.raises(RangeExceeded, match="values at score can reach") as caught:
         check_ranges(linear([[4.0]]), encoding, 20)
     assert (caught.value.layer, caught.value.bound, caught.value.limit) == ("score", limit, limit)
@@ -134,6 +144,7 @@ def everything(rng: np.random.Generator) -> Model:
 def test_no_row_leaves_the_bounds(seed: int) -> None:
     rng = np.random.default_rng(seed)
     model = everything(rng)
+    model = Model(model.architecture, {n: np.rint(w * 2**16) / 2**16 for n, w in model.weights.items()})
     low, high = sorted(rng.normal(size=2) * 3)
     encoding = Encoding((numeric("x", low=low, high=high, width=32),))
     found = ranges(model, encoding)
@@ -156,3 +167,90 @@ def test_the_bound_of_a_linear_model_is_reached(seed: int) -> None:
     rows = np.array([[*a, b, c] for a in choices for b in (-2, 1) for c in (0, 3)])
     values = forward_all(model, rows)["score"]
     assert ranges(model, encoding)["score"] == pytest.approx((values.min(), values.max()))
+
+
+def only(op: str, shape: tuple[int, ...], ints: tuple[int, ...] = ()) -> Model:
+    return Model(Architecture(shape, (Layer(op, "f", ("input",), (), ints),), ()), {})
+
+
+def test_weights_count_as_they_are_rounded() -> None:
+    """Half a unit of the fixed point doubles when it is rounded up."""
+    encoding = Encoding((numeric("x", low=0, high=2.0**40),))
+    assert check_ranges(linear([[0.51 * 2.0**-20]]), encoding, 20)["score"] == 2.0**20
+    with pytest.raises(RangeExceeded, match="values at score"):
+        check_ranges(linear([[1.51 * 2.0**-20]]), encoding, 20)
+
+
+def test_the_window_of_a_mean_counts_as_its_sum() -> None:
+    def encoding(mean: float) -> Encoding:
+        return Encoding((numeric("x", low=0, high=mean, width=49),))
+
+    pool = only("avg_pool2d", (1, 7, 7), (7, 7, 1, 1, 0, 0, 0, 0, 1))
+    check_ranges(pool, encoding(1.7e5), 20)
+    for mean in (1.8e5, 4.0e6):
+        with pytest.raises(RangeExceeded, match="values at f"):
+            check_ranges(pool, encoding(mean), 20)
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "ints", "bits"),
+    [
+        ("sigmoid", (4,), (), 60),
+        ("tanh", (4,), (), 59),
+        ("softmax", (16,), (), 60),
+        ("softmax", (20,), (), 55),
+        ("max_pool2d", (1, 2, 2), (2, 2, 1, 1, 1, 0, 0, 0), 60),
+        ("max_pool2d", (1, 2, 2), (2, 2, 1, 1, 0, 0, 0, 0), 61),
+    ],
+)
+def test_what_goes_into_a_function_has_its_room(
+    op: str, shape: tuple[int, ...], ints: tuple[int, ...], bits: int
+) -> None:
+    def encoding(edge: float) -> Encoding:
+        return Encoding((numeric("x", low=-edge, high=1, width=int(np.prod(shape))),))
+
+    check_ranges(only(op, shape, ints), encoding(0.99 * 2.0 ** (bits - 20)), 20)
+    with pytest.raises(RangeExceeded):
+        check_ranges(only(op, shape, ints), encoding(2.0 ** (bits - 20)), 20)
+
+
+def test_scores_fit_what_compares_them() -> None:
+    encoding = Encoding((numeric("x", low=-(2.0**40), high=1, width=600),))
+    scores = only("relu", (600,))
+    wide = Model(
+        Architecture((600,), (Layer("add", "f", ("input",), ("b",)),), (TensorType("b", (600,)),)), {"b": np.zeros(600)}
+    )
+    check_ranges(scores, encoding, 20, outputs=("accuracy",))
+    check_ranges(wide, encoding, 20)
+    with pytest.raises(RangeExceeded, match="values at f"):
+        check_ranges(wide, encoding, 20, outputs=("accuracy",))
+    with pytest.raises(RangeExceeded, match="values at f"):
+        check_ranges(wide, encoding, 20, outputs=("auc",))
+
+
+@pytest.mark.parametrize("output", ["rmse", "r2"])
+def test_an_output_far_from_the_target_is_named(output: str) -> None:
+    target = Target("y", numeric=NumericFeature(shift=5.0, scale=10.0, low=-95.0, high=105.0))  # +-10
+
+    def check(bias: float, standardise: bool = False, outputs: tuple[str, ...] = (output,), edge: float = 1.0) -> None:
+        encoding = Encoding((numeric("x", low=-edge, high=edge),), target, standardise)
+        check_ranges(linear([[1.0]], [bias]), encoding, 20, rows=10, outputs=outputs, error_limit=2046.0)
+
+    check(2034.0)
+    check(-2500.0, outputs=("predictions",))
+    for bias in (2036.0, -2500.0):
+        with pytest.raises(RangeExceeded, match="values at score - target can reach") as caught:
+            check(bias)
+        assert caught.value.bound == abs(bias) + 11
+    # Of standardised rows only what is outside whatever the rows are.
+    check(2036.0, standardise=True)
+    with pytest.raises(RangeExceeded, match="score - target"):
+        check(-2500.0, standardise=True)
+
+
+def test_weights_that_a_joint_deviation_divides() -> None:
+    encoding = Encoding((numeric("year", low=1990, high=2010), numeric("x", low=-3, high=3)), None, True)
+    check_ranges(linear([[1.0], [1.0]]), encoding, 20, rows=100, holders=2)
+    check_ranges(linear([[5000.0], [1.0]]), encoding, 20, rows=100, holders=1)
+    with pytest.raises(RangeExceeded, match="values at score"):
+        check_ranges(linear([[5000.0], [1.0]]), encoding, 20, rows=100, holders=2)
