@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,11 @@ __all__ = ["read_model"]
 
 
 def read_model(
-    source: Any, *, input_shape: Sequence[int] | None = None, architecture: Architecture | None = None
+    source: Any,
+    *,
+    input_shape: Sequence[int] | None = None,
+    architecture: Architecture | None = None,
+    class_order: Callable[[Sequence[Any]], Sequence[int]] | None = None,
 ) -> Model:
     """The model of a file or an object in memory.
 
@@ -24,6 +28,8 @@ def read_model(
         scikit-learn estimator or pipeline.
       input_shape: of one row, for a torch module (its first Linear decides where it is left out and that works).
       architecture: for safetensors, which hold weights alone.
+      class_order: given the class labels of a scikit-learn classifier, the order (indices into them) that the outputs
+        shall have; no other form of a model knows its labels. Left out, the estimator's own order stays.
     Raises: BadModel saying what cannot be run.
     """
     if isinstance(source, Model):
@@ -43,7 +49,7 @@ def read_model(
     if sklearn is not None and isinstance(source, sklearn.BaseEstimator):
         from enclave.models.sklearn_reader import read_sklearn
 
-        return read_sklearn(source)
+        return read_sklearn(source, class_order)
     raise BadModel(
         f"a model must be an ONNX file, a torch module or a scikit-learn estimator, found {type(source).__name__}"
     )

@@ -1,12 +1,13 @@
 """scikit-learn estimators to the project's graph: linear models, small networks, and scalers in front of them.
 
-Outputs keep the estimator's order of classes (`classes_`). A probability ends in sigmoid (two classes, the second
-one's) or softmax; a margin or a prediction ends in the linear layer. scikit-learn must be installed for this, and
-is, since the estimator comes from it.
+Outputs keep the estimator's order of classes (`classes_`), unless another one is asked for. A probability ends in
+sigmoid (two classes, the second one's) or softmax; a margin or a prediction ends in the linear layer. scikit-learn
+must be installed for this, and is, since the estimator comes from it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,17 @@ from enclave.models.model import FloatArray, Model
 
 __all__ = ["read_sklearn"]
 
+_Order = tuple[int, ...] | None
 _ACTIVATIONS = {"relu": "relu", "logistic": "sigmoid", "tanh": "tanh", "softmax": "softmax"}
 
 
-def read_sklearn(estimator: Any) -> Model:
-    """The model of a fitted estimator or pipeline. Raises BadModel naming the step that cannot be run."""
+def read_sklearn(estimator: Any, class_order: Callable[[Sequence[Any]], Sequence[int]] | None = None) -> Model:
+    """The model of a fitted estimator or pipeline. Raises BadModel naming the step that cannot be run.
+
+    Args:
+        class_order: given `classes_`, the indices into it in the order that the outputs shall have. With one output for
+            two classes, the second one in that order is the one whose probability or margin comes out.
+    """
     from sklearn.exceptions import NotFittedError
     from sklearn.pipeline import Pipeline
     from sklearn.utils.validation import check_is_fitted
@@ -37,7 +44,10 @@ def read_sklearn(estimator: Any) -> Model:
     value = INPUT
     for step in steps[:-1]:
         value = _scaler(builder, value, step)
-    return builder.build(_predictor(builder, value, steps[-1]))
+    order = None
+    if class_order is not None and hasattr(steps[-1], "classes_"):
+        order = tuple(class_order(list(steps[-1].classes_)))
+    return builder.build(_predictor(builder, value, steps[-1], order))
 
 
 def _scaler(builder: GraphBuilder, value: str, step: Any) -> str:
@@ -64,7 +74,7 @@ def _scaler(builder: GraphBuilder, value: str, step: Any) -> str:
     return builder.layer("affine", name, [value], parameters)
 
 
-def _predictor(builder: GraphBuilder, value: str, step: Any) -> str:
+def _predictor(builder: GraphBuilder, value: str, step: Any, order: _Order) -> str:
     from sklearn import linear_model, neural_network, svm
 
     kind = type(step)
@@ -85,29 +95,39 @@ def _predictor(builder: GraphBuilder, value: str, step: Any) -> str:
         svm.LinearSVC,
     )
     if kind in (linear_model.LogisticRegression, linear_model.LogisticRegressionCV):
-        layer, classes = _linear(builder, value, step), len(step.classes_)
+        layer, classes = _linear(builder, value, step, order), len(step.classes_)
         # liblinear trains one against the rest: no softmax behind it. The scores rank alike.
         return layer if classes > 2 and step.solver == "liblinear" else _probability(builder, layer, classes)
     if kind is linear_model.SGDClassifier:
-        layer = _linear(builder, value, step)
+        layer = _linear(builder, value, step, order)
         # With more classes it too is one against the rest.
         return _probability(builder, layer, 2) if step.loss == "log_loss" and len(step.classes_) == 2 else layer
     if kind in regressors or kind in margins:
-        return _linear(builder, value, step)
+        return _linear(builder, value, step, order)
     if kind in (neural_network.MLPClassifier, neural_network.MLPRegressor):
-        return _network(builder, value, step)
+        return _network(builder, value, step, order)
     raise BadModel(
         f"estimator {kind.__name__} is not supported",
         hint="supported: linear and logistic regression, ridge, lasso, linear SVM, SGD, MLP; or export it as ONNX",
     )
 
 
-def _linear(builder: GraphBuilder, value: str, step: Any) -> str:
+def _linear(builder: GraphBuilder, value: str, step: Any, order: _Order) -> str:
     weight: FloatArray = np.atleast_2d(np.asarray(step.coef_, dtype=np.float64))
     if weight.shape[1] != builder.shape(value)[0]:
         raise BadModel(f"coef_ must be (outputs, {builder.shape(value)[0]}), found {weight.shape}")
     bias = np.broadcast_to(np.atleast_1d(np.asarray(step.intercept_, dtype=np.float64)), (weight.shape[0],))
-    return builder.linear("linear", value, weight.T, bias)
+    return builder.linear("linear", value, *_ordered(weight.T, bias, order))
+
+
+def _ordered(weight: FloatArray, bias: FloatArray, order: _Order) -> tuple[FloatArray, FloatArray]:
+    """The last layer, (inputs, outputs) and (outputs,), with its outputs in `order`."""
+    if order is None or order == tuple(range(len(order))):
+        return weight, bias
+    if weight.shape[1] == 1:
+        # Two classes share one output; sigmoid(-x) is 1 - sigmoid(x).
+        return -weight, -bias
+    return weight[:, list(order)], bias[list(order)]
 
 
 def _probability(builder: GraphBuilder, layer: str, classes: int) -> str:
@@ -116,10 +136,10 @@ def _probability(builder: GraphBuilder, layer: str, classes: int) -> str:
     return builder.layer("softmax", "probability", [layer])
 
 
-def _network(builder: GraphBuilder, value: str, step: Any) -> str:
+def _network(builder: GraphBuilder, value: str, step: Any, order: _Order) -> str:
     last = len(step.coefs_) - 1
     for i, (weight, bias) in enumerate(zip(step.coefs_, step.intercepts_, strict=True)):
-        value = builder.linear(f"dense{i}", value, weight, bias)
+        value = builder.linear(f"dense{i}", value, *_ordered(weight, bias, order if i == last else None))
         activation = step.activation if i < last else step.out_activation_
         if activation == "identity":
             continue

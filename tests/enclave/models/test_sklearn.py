@@ -87,6 +87,38 @@ def test_sgd_with_log_loss() -> None:
     assert (three.classes_[scores.argmax(axis=1)] == three.predict(X)).all()
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        scaled(linear_model.LogisticRegression()),
+        scaled(MLPClassifier(activation="tanh", **MLP)),
+        scaled(linear_model.SGDClassifier()),
+        scaled(linear_model.RidgeClassifier()),
+    ],
+)
+def test_outputs_in_another_order_of_classes(estimator: Any) -> None:
+    seen: list[list[Any]] = []
+
+    def order(labels: Any) -> tuple[int, ...]:
+        seen.append(list(labels))
+        return (2, 0, 1) if len(labels) == 3 else (1, 0)
+
+    estimator.fit(X, np.array(["a", "b", "c"])[THREE])
+    plain, ordered = read_model(estimator), read_model(estimator, class_order=order)
+    assert np.allclose(forward_float(ordered, X), forward_float(plain, X)[:, [2, 0, 1]])
+    assert ordered.architecture == plain.architecture
+    estimator.fit(X, np.array(["a", "b"])[TWO])
+    plain, ordered = read_model(estimator), read_model(estimator, class_order=order)
+    whole = 1.0 if plain.architecture.layers[-1].op == "sigmoid" else 0.0
+    assert np.allclose(forward_float(ordered, X), whole - forward_float(plain, X))
+    assert seen == [["a", "b", "c"], ["a", "b"]]
+
+
+def test_a_regressor_has_no_classes() -> None:
+    fitted = linear_model.Ridge().fit(X, NUMBER)
+    assert np.allclose(forward_float(read_model(fitted, class_order=lambda _: (1, 0)), X)[:, 0], fitted.predict(X))
+
+
 def test_what_cannot_be_run_is_named() -> None:
     with pytest.raises(BadModel, match="RandomForestClassifier is not supported"):
         read_model(RandomForestClassifier(2).fit(X, TWO))
