@@ -13,6 +13,7 @@ from enclave.messages import JobSpec
 __all__ = ["Segment", "batches", "over_blocks"]
 
 T = TypeVar("T")
+_SMALLEST_REST = 8
 Kept = tuple[Secret, ...]
 
 
@@ -73,14 +74,19 @@ def batches(rows: Sequence[int], batch_rows: int) -> tuple[Segment, ...]:
     Each takes from the holders in proportion to what they have left, and has `batch_rows` rows but for the last
     one. Rounding makes some holders run out of full shares first; what is left is distributed anew, so that a few
     segments of equal batches result.
+
+    A rest of fewer than 8 rows joins the batch before it. Safety: the last batch is the freshest in a released
+    model; a buyer who chooses `batch_rows` must not be able to make it a single row.
     """
     starts, left, found = [0] * len(rows), list(rows), list[Segment]()
     while total := sum(left):
-        if total <= batch_rows:
+        if total < batch_rows + _SMALLEST_REST or total <= batch_rows:
             found.append(Segment(tuple(starts), tuple(left), 1))
             break
         sizes = _shares(left, batch_rows)
         count = min(have // size for have, size in zip(left, sizes, strict=True) if size)
+        if count > 1 and 0 < total - count * sum(sizes) < _SMALLEST_REST:
+            count -= 1
         found.append(Segment(tuple(starts), sizes, count))
         starts = [start + count * size for start, size in zip(starts, sizes, strict=True)]
         left = [have - count * size for have, size in zip(left, sizes, strict=True)]

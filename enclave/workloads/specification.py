@@ -17,6 +17,7 @@ __all__ = ["HALF_RANGE", "bounds", "check_spec", "class_count", "input_bound", "
 
 _RING_BITS = 62
 _SMALLEST_RATE = 2.0**-30
+LARGEST_DECAY = 0.1  # of the weights in one step
 HALF_RANGE = 16.0  # of a column before joint standardisation, see `standardise`
 _CLASS_OUTPUTS = ("accuracy", "confusion", "auc")
 _NUMBER_OUTPUTS = ("rmse", "r2")
@@ -141,10 +142,11 @@ def _check_schedule(spec: JobSpec, training: Training) -> None:
     limit = 2.0 ** (_RING_BITS - 2 * spec.frac_bits)
     if not largest < limit:
         raise RangeExceeded("the first gradient", largest, limit)
-    if not training.learning_rate * training.l2 < 2.0:
+    if not training.learning_rate * training.l2 <= LARGEST_DECAY:
+        # Safety: at 1 each step erases all earlier ones, and the released model is the gradient of the last batch.
         raise BadSpec(
-            f"learning_rate * l2 must be below 2, found {training.learning_rate * training.l2:g}",
-            hint="a step would push weights further out than they are",
+            f"learning_rate * l2 must be at most {LARGEST_DECAY:g}, found {training.learning_rate * training.l2:g}",
+            hint="each step shrinks the weights by this part; useful trainings stay far below",
         )
     rate = training.learning_rate / training.batch_rows
     if rate < _SMALLEST_RATE:
