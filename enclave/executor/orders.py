@@ -29,6 +29,7 @@ __all__ = [
     "Ready",
     "SealedEvent",
     "WorkerEvent",
+    "printable",
     "read_frame",
     "write_frame",
 ]
@@ -53,6 +54,14 @@ _PLAIN: Mapping[str, type[EnclaveError]] = MappingProxyType(
         )
     }
 )
+
+
+def printable(text: str) -> str:
+    """Another party's text as it may stand in a terminal or a log: one line, and nothing that steers either.
+
+    White space becomes a blank; control characters, direction marks and the like become a question mark.
+    """
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +105,13 @@ class Failure(Value):
 
     def reason(self) -> Reason:
         """The failure as a reason in a job's record."""
-        return Reason(self.rules[0] if self.rules else self.code, self.text[:2000])
+        return Reason(printable(self.rules[0] if self.rules else self.code), printable(self.text[:2000]))
 
     def error(self) -> EnclaveError:
-        """The exception that `of` was given, with the text it had there."""
+        """The exception that `of` was given, with the text it had there, as far as that is `printable`."""
+        text, hint = printable(self.text), printable(self.hint)
         result = self._build()
-        result.code, result.public, result.hint, result.args = self.code, self.text, self.hint, (self.text,)
+        result.code, result.public, result.hint, result.args = printable(self.code), text, hint, (text,)
         return result
 
     def _build(self) -> EnclaveError:

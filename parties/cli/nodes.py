@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from enclave.errors import BadInput
+from enclave.executor.orders import printable
 from enclave.identity import Identity, TrustStore
 from parties import dealer, owner
 from parties.cli.console import Answer, Console, table
@@ -65,7 +66,9 @@ def _serve_dealer(args: Namespace, console: Console) -> Answer:
 
 def _serve(args: Namespace, console: Console, role: str, start: Callable[..., NodeProcess]) -> Answer:
     identity = Identity.load(args.home)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=console.stderr)
+    handler = logging.StreamHandler(console.stderr)
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     process = start(args.home)
     trusted = TrustStore(args.home).cards()
     value = {"event": "serving", "name": identity.name, "role": role, "address": process.address}
@@ -81,6 +84,13 @@ def _serve(args: Namespace, console: Console, role: str, start: Callable[..., No
     console.event(value, text)
     process.run()
     return Answer({"event": "stopped", "name": identity.name}, f"{role} {identity.name} has stopped")
+
+
+class _OneLine(logging.Formatter):
+    """Keeps what other parties say from forging lines of the log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
 
 
 def _approve(args: Namespace, console: Console) -> Answer:
@@ -118,12 +128,12 @@ def _jobs(args: Namespace, console: Console) -> Answer:
         (
             job.job_id,
             time.strftime("%Y-%m-%d %H:%M", time.gmtime(job.received_unix_s)),
-            job.buyer,
-            job.kind,
-            job.dataset,
-            ", ".join(job.outputs),
+            printable(job.buyer),
+            printable(job.kind),
+            printable(job.dataset),
+            printable(", ".join(job.outputs)),
             job.state,
-            "; ".join(reason.text for reason in job.reasons)[:80],
+            printable("; ".join(reason.text for reason in job.reasons)[:80]),
         )
         for job in jobs
     ]

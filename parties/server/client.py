@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from enclave.channel import tls
 from enclave.errors import BadSpec, EnclaveError, NotReady, SessionError
+from enclave.executor.orders import printable
 from enclave.identity import Card, Identity
-from enclave.messages import Decision, DescribeReply, JobRef, JobSpec, JobStatus, Signed
+from enclave.messages import Decision, DescribeReply, JobRef, JobSpec, JobStatus, Reason, Signed
 from enclave.wire import node_pb2
 
 if TYPE_CHECKING:
@@ -63,19 +65,21 @@ class NodeClient:
 
     def describe(self) -> DescribeReply:
         """Who the node is, and what it offers this party."""
-        return DescribeReply.from_message(self._call(self._stub.Describe, node_pb2.DescribeRequest()))
+        reply = DescribeReply.from_message(self._call(self._stub.Describe, node_pb2.DescribeRequest()))
+        shown = tuple(replace(info, description=printable(info.description)) for info in reply.datasets)
+        return replace(reply, datasets=shown, claims=tuple(map(printable, reply.claims)))
 
     def propose(self, signed: Signed) -> Decision:
         """Hands in a signed JobSpec. A refusal is a decision with reasons, not an exception."""
-        return Decision.from_message(self._call(self._stub.Propose, signed.to_message()))
+        return _decision(self._call(self._stub.Propose, signed.to_message()))
 
     def approve(self, signed: Signed) -> Decision:
         """Hands in the operator's signed Approval, at the operator's own node."""
-        return Decision.from_message(self._call(self._stub.Approve, signed.to_message()))
+        return _decision(self._call(self._stub.Approve, signed.to_message()))
 
     def start(self, job_id: str) -> JobStatus:
         """Asks for a worker; the answer comes after some seconds at most, RUNNING or still waiting for one."""
-        return JobStatus.from_message(self._call(self._stub.Start, node_pb2.JobRef(job_id=job_id)))
+        return _status(self._call(self._stub.Start, node_pb2.JobRef(job_id=job_id)))
 
     def locate(self, job_id: str, *, within_s: float = 30.0, stop: Callable[[], bool] = lambda: False) -> str:
         """host:port of the node's worker for this job, once it listens; NotReady when it does not `within_s`."""
@@ -95,7 +99,7 @@ class NodeClient:
             call = self._stub.Status(node_pb2.JobRef(job_id=job_id))
             try:
                 for message in call:
-                    status = JobStatus.from_message(message)
+                    status = _status(message)
                     final = status.state in _FINAL
                     yield status
             except self._rpc_error as error:
@@ -111,7 +115,7 @@ class NodeClient:
         call = self._stub.Status(node_pb2.JobRef(job_id=job_id), timeout=self._deadline_s)
         try:
             for message in call:
-                return JobStatus.from_message(message)
+                return _status(message)
         except self._rpc_error as error:
             raise self._error(error) from error
         finally:
@@ -143,7 +147,7 @@ class NodeClient:
     def withdraw(self, job_id: str) -> JobStatus:
         """Withdraws the job at this node, signed by this party."""
         signed = self._identity.sign("withdraw", JobRef(job_id).encode())
-        return JobStatus.from_message(self._call(self._stub.Withdraw, signed.to_message()))
+        return _status(self._call(self._stub.Withdraw, signed.to_message()))
 
     def _call(self, method: Any, request: Any) -> Any:
         try:
@@ -155,6 +159,21 @@ class NodeClient:
         from parties.server.statuses import error_of_call
 
         return error_of_call(error, who=self.card.name, address=self.address)
+
+
+def _decision(message: Any) -> Decision:
+    found = Decision.from_message(message)
+    return replace(found, state=printable(found.state), reasons=_shown(found.reasons))
+
+
+def _status(message: Any) -> JobStatus:
+    found = JobStatus.from_message(message)
+    stage, state = printable(found.stage), printable(found.state)
+    return replace(found, state=state, stage=stage, reasons=_shown(found.reasons))
+
+
+def _shown(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
+    return tuple(Reason(printable(reason.rule), printable(reason.text)) for reason in reasons)
 
 
 def start_everywhere(

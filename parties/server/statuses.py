@@ -21,7 +21,7 @@ from enclave.errors import (
     StoreError,
     Untrusted,
 )
-from enclave.executor.orders import Failure
+from enclave.executor.orders import Failure, printable
 
 __all__ = ["RPC_ERROR", "error_of_call", "status_of"]
 
@@ -62,7 +62,7 @@ def error_of_call(error: grpc.RpcError, *, who: str, address: str) -> EnclaveErr
                 return Failure.decode(value, limit_bytes=_MAX_FAILURE_BYTES).error()
             except BadSpec:
                 break
-    code, details = error.code(), str(error.details() or "")[:300]
+    code, details = error.code(), printable(str(error.details() or "")[:300])
     if code is grpc.StatusCode.UNAVAILABLE:
         return _unreachable(who, address, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -204,6 +204,21 @@ def test_a_node_that_never_says_a_status_is_given_up(room: Room) -> None:
     room.node.mute.set()
 
 
+def test_a_node_s_text_cannot_steer_a_terminal(room: Room) -> None:
+    evil = "no\x1b[2J\rreceipt ok\nok \u202e\x07"
+    room.node.statuses = [JobStatus(JOB, "FAILED", (Reason("policy.kind", evil),), stage=evil)]
+    with room.client() as client:
+        status = client.status_now(JOB)
+        decision = client.propose(room.buyer.sign("job", b"\x1b]52;c;AAAA\x07"))
+        room.node.error = SessionError(evil, hint=evil)
+        with pytest.raises(SessionError) as caught:
+            client.describe()
+    said = (status.stage, status.reasons[0].text, decision.reasons[0].text, caught.value.public, caught.value.hint)
+    assert all(text.isprintable() for text in said), said
+    assert str(caught.value).isprintable()
+    assert status.stage == "no?[2J receipt ok ok ??"
+
+
 def test_a_stranger_is_not_heard(room: Room, new_party: Make) -> None:
     stranger = new_party("buyer", "eve")
     with room.client(stranger) as client, pytest.raises(SessionError, match="cannot reach acme"):
@@ -244,7 +259,7 @@ def test_nobody_there_says_where_and_what_to_do(room: Room) -> None:
 def test_a_port_in_use_is_a_clear_error(room: Room) -> None:
     with pytest.raises(BadInput, match="in use") as caught:
         serve(FakeNode(), identity=room.owner, trust=room.trust, listen=room.server.address)
-    assert "node.toml" in caught.value.hint
+    assert "enclave move" in caught.value.hint
     with room.client() as client:
         client.describe()
 
