@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.command import main
 from benchmarks.comparison import compare, table
-from benchmarks.jobs.encodings import classes, encoding_toml, fitted
+from benchmarks.jobs.encodings import classes, encoding_toml, fitted, joint
 from benchmarks.jobs.inprocess import run_memory, run_oracle
 from benchmarks.jobs.job import Job
 from benchmarks.jobs.names import Name
@@ -93,9 +93,10 @@ def test_the_encoding_file_says_what_the_encoding_says(tmp_path: Path) -> None:
     pixels = NumericFeature(1e-7, 255.0, -3.0, 1e9, fill=2.0, clip=True, width=5)
     encoding = replace(encoding, features=(*encoding.features, Feature("o", one_hot=other), Feature("p", pixels)))
     path = tmp_path / "encoding.toml"
-    path.write_text(encoding_toml(encoding))
-    assert tomllib.loads(path.read_text())
-    assert read_encoding(path) == encoding
+    for written in (encoding, joint(encoding)):
+        path.write_text(encoding_toml(written))
+        assert tomllib.loads(path.read_text())
+        assert read_encoding(path) == written
 
 
 def test_owners_hold_every_row_once() -> None:
@@ -130,6 +131,16 @@ def test_torch_and_the_workload_take_the_same_steps(schedule: Schedule, owners: 
     assert torch_model is not None and own is not None
     for name, weight in own.weights.items():
         assert np.abs(weight - torch_model.weights[name]).max() < 1e-10
+
+
+@pytest.mark.parametrize("owners", [1, 3])
+def test_joint_standardisation_is_that_of_all_rows(owners: int) -> None:
+    tiny = job(LOGISTIC, owners=owners)
+    tiny = replace(tiny, encoding=joint(tiny.encoding))
+    twin, own = run_plain(tiny).model, run_oracle(tiny, rounded=False).model
+    assert twin is not None and own is not None
+    for name, weight in own.weights.items():
+        assert np.abs(weight - twin.weights[name]).max() < 1e-9
 
 
 def test_a_training_in_memory_agrees_with_its_twin() -> None:

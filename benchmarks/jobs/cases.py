@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.jobs.encodings import joint
 from benchmarks.jobs.job import Figures, Job
 from benchmarks.jobs.names import Name
 from benchmarks.jobs.tables import Split, load, made_up, owners_of
@@ -61,6 +62,7 @@ LISTED: tuple[tuple[str, str], ...] = (
     ("train/breast-cancer-lr/owners=3", "the same over three owners"),
     ("train/digits-mlp/owners=1", "MLP 64-32-10, 1,257 rows"),
     ("train/heart-lr/owners=4", "logistic regression over four hospitals, 644 rows"),
+    ("train/heart-lr/owners=4/joint=1", "the same, standardised under encryption"),
     ("train/adult-lr/owners=1", "logistic regression, 32,561 rows, 98 inputs"),
     ("train/adult-mlp32/owners=1", "MLP 98-32-1"),
     ("train/credit-lr/owners=1", "logistic regression, 21,000 rows, 23 inputs"),
@@ -78,7 +80,7 @@ def check_name(name: Name) -> None:
             raise ValueError(f"made-up rows are evaluate/rows=N/cols=N, found {name}")
         return
     known = {case.split("/")[1] for case, _ in LISTED if case.startswith(name.kind)}
-    allowed = {"owners"} if name.kind == "evaluate" else {"owners", "epochs", "batch", "rows"}
+    allowed = {"owners"} if name.kind == "evaluate" else {"owners", "epochs", "batch", "rows", "joint"}
     if name.what not in known or not allowed >= set(name.parameters):
         raise ValueError(f"no case {name}: see `python -m benchmarks list`")
 
@@ -115,7 +117,7 @@ def _training(name: Name, data: Path | None) -> Job:
     return Job(
         case=str(name),
         owners=owners_of(split, given.get("owners", _OWNERS.get(name.what, 1))),
-        encoding=split.encoding,
+        encoding=joint(split.encoding) if "joint" in given else split.encoding,
         schedule=schedule,
         test=split.test,
         reference=_reference(name.what, split),

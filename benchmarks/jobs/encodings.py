@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from enclave.messages import Category, ClassTarget, Encoding, Feature, NumericFeature, OneHotFeature, Target
 
-__all__ = ["classes", "encoding_toml", "fitted"]
+__all__ = ["classes", "encoding_toml", "fitted", "joint"]
 
 _RARE = 20
 
@@ -39,6 +40,15 @@ def fitted(table: Any, training: Any, target: Target, columns: Sequence[str]) ->
         else:
             features.append(Feature(name, numeric=_standardised(_floats(rows, name), _floats(table, name))))
     return Encoding(tuple(features), target)
+
+
+def joint(encoding: Encoding) -> Encoding:
+    """The same columns in raw units: the parties standardise them together, and nobody's moments are public."""
+    raw = tuple(
+        feature if feature.numeric is None else replace(feature, numeric=replace(feature.numeric, shift=0.0, scale=1.0))
+        for feature in encoding.features
+    )
+    return replace(encoding, features=raw, standardise=True)
 
 
 def classes(column: str, *groups: str) -> Target:
@@ -73,7 +83,7 @@ def _indicators(values: Sequence[str | None]) -> OneHotFeature:
 
 def encoding_toml(encoding: Encoding) -> str:
     """The encoding as the file that a buyer's command reads."""
-    lines: list[str] = []
+    lines = ["standardise = true"] if encoding.standardise else []
     for feature in encoding.features:
         lines += ["[[features]]", f"column = {json.dumps(feature.column)}"]
         lines += _number_lines(feature.numeric) if feature.numeric is not None else []
