@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -391,7 +392,13 @@ def _held(record: JobRecord, worker_id: str) -> JobRecord:
 
 def _overdue(record: JobRecord, now_unix_s: int) -> tuple[str, tuple[Reason, ...]]:
     if record.state in ("PROPOSED", "ADMITTED"):
-        return "EXPIRED", (Reason("job.expired", f"not started before its expiry at {record.expires_unix_s}"),)
+        return "EXPIRED", (Reason("job.expired", f"not started before its expiry at {_utc(record.expires_unix_s)}"),)
     if record.deadline_unix_s <= now_unix_s:
-        return "FAILED", (Reason("job.deadline", f"still running at the node's deadline {record.deadline_unix_s}"),)
+        return "FAILED", (
+            Reason("job.deadline", f"still running at the node's deadline {_utc(record.deadline_unix_s)}"),
+        )
     return "FAILED", (Reason("job.lease", f"worker {record.worker} stopped renewing its lease"),)
+
+
+def _utc(unix_s: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(unix_s))

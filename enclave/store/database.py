@@ -216,11 +216,17 @@ def _translated(name: str) -> Iterator[None]:
 
 _DAMAGED = ("the file is damaged", "restore the store from a copy; keep the damaged file for the auditor")
 _WHAT: Mapping[int | None, tuple[str, str]] = {
-    sqlite3.SQLITE_FULL: ("the disk or the store's size limit is full", "free some space, or raise max_store_bytes"),
+    sqlite3.SQLITE_FULL: (
+        "the disk is full (no space left on device), or the store has reached its size limit",
+        "free some space; at a node, max_store_bytes may be the limit",
+    ),
     sqlite3.SQLITE_READONLY: ("it is read-only", "the file and its directory must be writable for the node's user"),
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_NOTADB: ("the file is not a store", _DAMAGED[1]),
-    sqlite3.SQLITE_IOERR: ("the disk reports an error", "look at the machine's log; the store itself is consistent"),
+    sqlite3.SQLITE_IOERR: (
+        "the disk is full or reports an error",
+        "free some space, or look at the machine's log; the store itself is consistent",
+    ),
     sqlite3.SQLITE_CANTOPEN: ("the file cannot be opened", "the home directory must exist and be writable"),
     sqlite3.SQLITE_BUSY: ("another process holds it", "end the other program that has the store open"),
     sqlite3.SQLITE_LOCKED: ("another process holds it", "end the other program that has the store open"),

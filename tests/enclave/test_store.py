@@ -297,7 +297,7 @@ def test_a_write_error_of_the_system(path: Path) -> None:
         check=True,
     )
     *committed, message = found.stdout.splitlines()
-    assert message == "the store could not propose: the disk reports an error"
+    assert message == "the store could not propose: the disk is full or reports an error"
     with Store.open(path) as store:
         assert len(store.read("look", lambda tx: tx.jobs())) == len(committed) > 0
 
