@@ -16,7 +16,7 @@ from enclave.errors import BadInput, Refused, Untrusted
 from enclave.executor.catalogue import Catalogue
 from enclave.identity import Identity
 from enclave.jobs import FINAL, JobRecord, Jobs
-from enclave.messages import Approval, Decision, JobRef, JobStatus, Reason
+from enclave.messages import Approval, Decision, JobRef, JobSpec, JobStatus, Reason
 from enclave.policy import Policy
 from parties.config import NodeConfig
 from parties.node import NodeProcess, open_node
@@ -39,7 +39,7 @@ class DatasetSummary:
 
 @dataclass(frozen=True, slots=True)
 class JobSummary:
-    """One job as its node has it on record."""
+    """One job as its node has it on record. `facts` is what a person needs to read before a consent."""
 
     job_id: str
     state: str
@@ -53,6 +53,7 @@ class JobSummary:
     updated_unix_s: int
     expires_unix_s: int
     spec_digest: bytes
+    facts: tuple[str, ...]
 
 
 def add(home: Path, toml_path: Path, *, replace: bool = False) -> DatasetSummary:
@@ -119,9 +120,16 @@ def withdraw(home: Path, job_id: str, *, clock: Clock | None = None) -> JobStatu
 
 
 def jobs(home: Path, *, states: tuple[str, ...] = (), limit: int = 100) -> tuple[JobSummary, ...]:
-    """The node's jobs, oldest first: the newest `limit`, or those of them in `states`."""
+    """The node's jobs: all that wait for a consent, then the newest `limit` of the others, each oldest first.
+
+    With `states`, the newest `limit` of the jobs in them.
+    """
     with _records(home, None) as (_, book):
-        return tuple(_job(record) for record in book.list(states, limit=limit))
+        found = book.list(states, limit=limit)
+        if not states:
+            # However many others there are, none hides a job that waits.
+            found = (*book.list(("PROPOSED",)), *(record for record in found if record.state != "PROPOSED"))
+        return tuple(_job(record) for record in found)
 
 
 def _job(record: JobRecord) -> JobSummary:
@@ -139,7 +147,19 @@ def _job(record: JobRecord) -> JobSummary:
         updated_unix_s=record.updated_unix_s,
         expires_unix_s=record.expires_unix_s,
         spec_digest=record.spec_digest,
+        facts=_facts(spec),
     )
+
+
+def _facts(spec: JobSpec) -> tuple[str, ...]:
+    from enclave.leakage.declared import public_facts
+
+    facts = public_facts(spec)
+    if spec.training is not None:
+        t = spec.training
+        text = f"learning rate {t.learning_rate:g}, l2 {t.l2:g}, momentum {t.momentum:g}, model to {t.deliver}"
+        facts = (*facts, f"training: batches of {t.batch_rows} of {spec.rows} rows, {text}")
+    return facts
 
 
 def _owner(home: Path) -> Identity:

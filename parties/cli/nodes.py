@@ -94,9 +94,23 @@ class _OneLine(logging.Formatter):
 
 
 def _approve(args: Namespace, console: Console) -> Answer:
-    decision = owner.approve(args.home, _job_id(args))
-    value = {"job_id": decision.job_id, "state": decision.state, "approved": True}
+    job_id = _job_id(args)
+    facts = _show(args, console, job_id)
+    decision = owner.approve(args.home, job_id)
+    value = {"job_id": decision.job_id, "state": decision.state, "approved": True, "facts": facts}
     return Answer(value, f"approved {decision.job_id}; the buyer can go on")
+
+
+def _show(args: Namespace, console: Console, job_id: str) -> list[str]:
+    """What a consent is given to, on stderr before it is given."""
+    job = next((j for j in owner.jobs(args.home, states=("PROPOSED",), limit=-1) if j.job_id == job_id), None)
+    if job is None:
+        return []
+    facts = [f"{job.kind} job of {job.buyer} on {job.dataset}", *job.facts]
+    facts = [printable(fact) for fact in facts]
+    if not console.as_json:
+        console.note("\n".join(facts))
+    return facts
 
 
 def _withdraw(args: Namespace, console: Console) -> Answer:
@@ -116,6 +130,7 @@ def _jobs(args: Namespace, console: Console) -> Answer:
             "dataset": job.dataset,
             "outputs": list(job.outputs),
             "purpose": job.purpose,
+            "facts": list(job.facts),
             "reasons": [{"rule": reason.rule, "text": reason.text} for reason in job.reasons],
             "received_unix_s": job.received_unix_s,
             "updated_unix_s": job.updated_unix_s,

@@ -15,6 +15,7 @@ from enclave.executor.session import plan_job
 from enclave.identity import Identity, TrustStore, verify
 from enclave.messages import Approval, Encoding, Feature, JobSpec, JobStatus, NumericFeature, Signed, Statement
 from parties import dealer, owner
+from parties.cli import main
 from parties.node import NodeProcess, open_node
 from parties.server import NodeClient
 from tests.parties.fleet import Fleet, table
@@ -274,6 +275,31 @@ def test_a_job_waits_for_the_operator_and_for_nobody_else(manual: Nodes) -> None
     assert states[-1] == "ADMITTED"
     with pytest.raises(Refused, match="no job"):
         owner.approve(fleet.root / "owner0", "00" * 16)
+
+
+def test_what_waits_stands_first_with_what_a_person_needs_to_know(
+    manual: Nodes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet = manual.fleet
+    spec = fleet.spec(purpose="a study\x1b[2J")
+    assert _propose(fleet, spec)[0] == "PROPOSED"
+    for _ in range(2):
+        assert _propose(fleet, _without_column(fleet.spec()))[0] == "REFUSED"
+    first = owner.jobs(fleet.root / "owner0", limit=1)
+    assert [job.state for job in first].index("REFUSED") == len(first) - 1
+    (job,) = [job for job in first if job.job_id == spec.job_id]
+    facts = "\n".join(job.facts)
+    for word in (
+        "columns used: a, b, c",
+        "target column: y",
+        "dealer (dealer)",
+        "outputs asked for: accuracy",
+        "a study",
+    ):
+        assert word in facts, word
+    assert main(["--home", str(fleet.root / "owner0"), "owner", "approve", spec.job_id]) == 0
+    said = capsys.readouterr().err
+    assert "columns used: a, b, c" in said and "\x1b" not in said
 
 
 def test_consent_over_the_wire_counts_too(manual: Nodes) -> None:
