@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -38,9 +38,17 @@ class Buyer(AbstractContextManager["Buyer"]):
     Args:
         home: made by `enclave init buyer NAME`.
         progress: called with (stage, steps done, steps in all, bytes) while a job runs.
+        note: called with a line for the user, such as the outcome of a trial on the mock twins.
     """
 
-    def __init__(self, home: Path | str, *, progress: Progress | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        home: Path | str,
+        *,
+        progress: Progress | None = None,
+        note: Callable[[str], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
         self._clock = clock or SystemClock()
         self._identity = Identity.load(Path(home).expanduser(), self._clock)
         if self._identity.role != "buyer":
@@ -52,6 +60,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         self._network = Network(self._identity, self._trust)
         self._folders = JobFolders(self._identity.home)
         self._report: Progress = progress or _silent
+        self._note = note
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -253,9 +262,11 @@ class Buyer(AbstractContextManager["Buyer"]):
     # ---- how
     def _run_new(self, draft: Draft, wait_s: float, *, mock: bool) -> JobResult:
         if mock:
-            from parties.buyer.trial import rehearse
+            from parties.buyer.trial import outcome, rehearse
 
-            rehearse(draft)
+            tried = rehearse(draft)
+            if self._note is not None:
+                self._note(outcome(tried))
         draft = preparing.with_plan(draft, self._report)
         folder = self._folders.create(draft.spec.job_id)
         preparing.store(draft, folder, self._identity)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from enclave.identity import Identity
 from enclave.messages import JobSpec, Transcript
 from parties.buyer.closing import Closing, Ended
 from parties.buyer.preparing import Draft
-from parties.buyer.records import OUTPUTS, REPORT, RESULT, JobFolder
+from parties.buyer.records import OUTPUTS, PREDICTIONS, REPORT, RESULT, JobFolder
 from parties.buyer.results import Cost, JobResult
 from parties.buyer.running import Finished, Run
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["conclude", "load_result", "retry_receipt"]
 
-_PREDICTIONS = "predictions.csv"
+_PLACE = ["data", "row"]
 
 
 def conclude(
@@ -64,7 +66,7 @@ def conclude(
         predictions=found.predictions,
         model=model,
     )
-    _write(folder, result)
+    _write(folder, result, spec)
     folder.write(REPORT, finished.session.report)
     commitment = outputs_digest(draft.outputs_salt, finished.opened)
     folder.write_json(OUTPUTS, {"digest": commitment.hex(), "released": list(finished.opened)})
@@ -98,9 +100,11 @@ def load_result(folder: JobFolder) -> JobResult:
     value = folder.read_json(RESULT)
     spec = folder.spec()
     predictions = None
-    if folder.has(_PREDICTIONS):
-        text = folder.read(_PREDICTIONS).decode().splitlines()
-        predictions = np.array([[float(cell) for cell in line.split(",")] for line in text])
+    if folder.has(PREDICTIONS):
+        lines = list(csv.reader(folder.read(PREDICTIONS).decode().splitlines()))
+        # Without a header: written by an earlier version, which had only the figures.
+        figures = [line[2:] for line in lines[1:]] if lines[0][:2] == _PLACE else lines
+        predictions = np.array([[float(cell) for cell in line] for line in figures])
         predictions = predictions[:, 0] if predictions.shape[1] == 1 else predictions
     model = None
     if folder.has("model.safetensors"):
@@ -156,9 +160,9 @@ def _model(spec: JobSpec, found: Result) -> Model | None:
     return Model(spec.architecture, found.weights)
 
 
-def _write(folder: JobFolder, result: JobResult) -> None:
+def _write(folder: JobFolder, result: JobResult, spec: JobSpec) -> None:
     if result.predictions is not None:
-        folder.write(_PREDICTIONS, _csv(result.predictions))
+        folder.write(PREDICTIONS, _csv(result.predictions, spec, result.classes))
     if result.model is not None:
         from enclave.models import write_onnx, write_safetensors
 
@@ -167,9 +171,18 @@ def _write(folder: JobFolder, result: JobResult) -> None:
     folder.write_json(RESULT, result.to_json())
 
 
-def _csv(predictions: NDArray[Any]) -> bytes:
+def _csv(predictions: NDArray[Any], spec: JobSpec, classes: Sequence[str]) -> bytes:
+    """A header, then a line a row: its data set, its number there from 1, and its figures."""
     rows = predictions.reshape(len(predictions), -1)
-    return "".join(",".join(repr(float(x)) for x in row) + "\n" for row in rows).encode()
+    width = rows.shape[1]
+    names = list(classes) if width == len(classes) > 1 else [f"prediction_{i + 1}" for i in range(width)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*_PLACE, *(["prediction"] if width == 1 else names)])
+    places = ((f"{d.owner}/{d.name}", i + 1) for d in spec.datasets for i in range(d.rows))
+    for place, row in zip(places, rows, strict=True):
+        writer.writerow([*place, *(repr(float(x)) for x in row)])
+    return text.getvalue().encode()
 
 
 # ---- figures

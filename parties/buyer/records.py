@@ -20,7 +20,8 @@ from enclave.messages import JobSpec, Signed
 __all__ = ["JobFolder", "JobFolders"]
 
 SPEC, REQUEST, WEIGHTS = "spec.pb", "request.json", "weights.safetensors"
-RESULT, RECEIPT, REPORT, REPORT_PAGE = "result.json", "receipt.pb", "report.json", "report.html"
+RESULT, PREDICTIONS = "result.json", "predictions.csv"
+RECEIPT, REPORT, REPORT_PAGE = "receipt.pb", "report.json", "report.html"
 OUTPUTS = "outputs.json"  # what the receipt says of them: a salted digest and their names
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from parties.buyer.records import REPORT, REPORT_PAGE, JobFolder
+from parties.buyer.records import PREDICTIONS, RECEIPT, REPORT, REPORT_PAGE, JobFolder
 
 if TYPE_CHECKING:
     from enclave.models import Model
@@ -179,7 +179,17 @@ class JobResult:
             "problems": list(self.problems),
             "share": None if self.share is None else str(self.share),
             "folder": str(self.folder),
+            "files": {name: str(self.folder / file) for name, file in self._files().items()},
         }
+
+    def _files(self) -> dict[str, str]:
+        files = {"receipt": RECEIPT} if self.receipt_ok else {}
+        files["report"] = REPORT
+        if self.predictions is not None:
+            files["predictions"] = PREDICTIONS
+        if self.model is not None:
+            files |= {"model": "model.onnx", "weights": "model.safetensors"}
+        return files
 
 
 def _finite(figure: Any) -> Any:

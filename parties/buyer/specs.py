@@ -66,6 +66,10 @@ class Schedule:
     seed: int = 0
     keep_shared: bool = False
 
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise BadInput(f"kind must be one of {', '.join(KINDS)}, found {str(self.kind)[:40]!r}")
+
 
 @dataclass(frozen=True, slots=True)
 class Terms:
@@ -80,6 +84,10 @@ class Terms:
 
 def split_data(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """(owner, data set) of each OWNER/DATASET; raises BadInput when one is malformed or an owner stands twice."""
+    if isinstance(names, str):
+        raise BadInput(
+            f"expected a list of OWNER/DATASET, found the text {names[:80]!r}", hint=f"give [{names[:80]!r}]"
+        )
     found = []
     for name in names:
         owner, slash, dataset = name.partition("/")
@@ -99,9 +107,10 @@ def trained_network(schedule: Schedule, encoding: Encoding) -> tuple[Architectur
     """The network and the schedule of a training job; raises BadInput when kind and target do not go together."""
     if encoding.target is None:
         raise BadInput("training needs a [target] in the encoding")
+    if not isinstance(schedule, Schedule):
+        example = 'for example Schedule("logistic", epochs=10)'
+        raise BadInput(f"expected a Schedule, found {type(schedule).__name__}", hint=example)
     kind, classes = schedule.kind, encoding.target.classes
-    if kind not in KINDS:
-        raise BadInput(f"kind must be one of {', '.join(KINDS)}, found {kind[:40]!r}")
     if (kind == "mlp") != bool(schedule.hidden):
         raise BadInput("hidden layers belong to kind mlp, and an mlp needs them", hint="for example hidden 64,32")
     count = 1 if classes is None else len(classes.classes)

@@ -135,8 +135,10 @@ def refused_by(refusals: Mapping[str, Sequence[Reason]]) -> PolicyRefused:
         for name, reasons in refusals.items()
     ]
     rules = tuple(dict.fromkeys(reason.rule for reasons in refusals.values() for reason in reasons))
+    allowed = "ask for what `enclave buyer datasets` says is allowed, or ask the owner to change the policy"
+    encoding = "change the encoding; `enclave buyer datasets` lists the columns"
     return PolicyRefused(
         f"refused by {', '.join(refusals)}: " + ("; ".join(said) or "no reason given"),
         rules=rules,
-        hint="ask for what `enclave buyer datasets` says is allowed, or ask the owner to change the policy",
+        hint=encoding if rules and all(rule.startswith("encoding.") for rule in rules) else allowed,
     )

@@ -47,6 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     default_home = Path(os.environ.get("ENCLAVE_HOME") or Path.home() / ".enclave")
     parser.add_argument("--home", type=Path, default=default_home, help="directory of this party")
     parser.add_argument("--json", action="store_true", help="print JSON for machines")
+    parser.set_defaults(default_home=default_home)
     groups = parser.add_subparsers(dest="group", metavar="COMMAND", required=True)
     _identity(groups)
     _owner(groups)
@@ -153,7 +154,9 @@ def _buyer(groups: Subparsers) -> None:
     _leaf(buyer, "jobs", "buyer jobs", "list the jobs of this buyer")
     result = _leaf(buyer, "result", "buyer result", "show a job's result; runs a job that was waiting for approval")
     result.add_argument("job", metavar="JOB")
-    result.add_argument("--wait", type=duration_s, default=0.0, metavar="TIME", help="how long to wait for approval")
+    result.add_argument(
+        "--wait", type=duration_s, default=0.0, metavar="TIME", help="how long to wait for approval, default 0s"
+    )
     withdraw = _leaf(buyer, "withdraw", "buyer withdraw", "cancel a job that waits or runs, at all of its nodes")
     withdraw.add_argument("job", metavar="JOB")
 
@@ -192,22 +195,32 @@ def _metrics(leaf: argparse.ArgumentParser) -> None:
 def _schedule(leaf: argparse.ArgumentParser) -> None:
     leaf.add_argument("--kind", choices=KINDS, required=True)
     leaf.add_argument("--hidden", type=_counts, default=(), metavar="N[,N]", help="widths of an MLP's hidden layers")
-    leaf.add_argument("--epochs", type=_count, default=10)
-    leaf.add_argument("--batch", type=_count, default=64, metavar="ROWS")
-    leaf.add_argument("--learning-rate", type=float, default=0.1, metavar="RATE")
-    leaf.add_argument("--momentum", type=float, default=0.9)
-    leaf.add_argument("--l2", type=float, default=0.0, metavar="PENALTY")
+    leaf.add_argument("--epochs", type=_count, default=10, metavar="N", help="passes over the rows, default 10")
+    leaf.add_argument("--batch", type=_count, default=64, metavar="ROWS", help="rows of one step, default 64")
+    leaf.add_argument("--learning-rate", type=float, default=0.1, metavar="RATE", help="default 0.1")
+    leaf.add_argument(
+        "--momentum", type=float, default=0.9, metavar="M", help="default 0.9; 0 for plain gradient descent"
+    )
+    leaf.add_argument("--l2", type=float, default=0.0, metavar="PENALTY", help="weight decay, default 0")
     leaf.add_argument("--metric", action="append", choices=METRICS, help="on the training rows; repeat for more")
-    leaf.add_argument("--seed", type=int, default=0, help="public: order of rows and initial weights")
+    leaf.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="public: order of rows and initial weights; default 0"
+    )
 
 
 def _conduct(leaf: argparse.ArgumentParser) -> None:
-    leaf.add_argument("--mock", action="store_true", help="first try it here, in plaintext, on the mock twins")
-    leaf.add_argument("--wait", type=duration_s, default=0.0, metavar="TIME", help="how long to wait for approval")
+    leaf.add_argument(
+        "--mock", action="store_true", help="before the job itself, try it here in plaintext on the mock twins"
+    )
+    leaf.add_argument(
+        "--wait", type=duration_s, default=0.0, metavar="TIME", help="how long to wait for approval, default 0s"
+    )
     leaf.add_argument(
         "--expires", type=duration_s, default="1d", metavar="TIME", help="lifetime of the job, default 1d"
     )
-    leaf.add_argument("--purpose", default="", metavar="TEXT", help="shown to the owners, and part of the receipt")
+    leaf.add_argument(
+        "--purpose", default="", metavar="TEXT", help="shown to the owners, and part of the receipt; default none"
+    )
 
 
 def _count(text: str) -> int:

@@ -26,8 +26,11 @@ def _report(args: Namespace, console: Console) -> Answer:
 
 
 def _cards(args: Namespace) -> tuple[Card, ...] | None:
-    """The cards that this party trusts; None without a home, where a receipt can only be consistent in itself."""
-    if not (args.home / "card").is_file():
+    """The cards that this party trusts; None without a home, where a receipt can only be consistent in itself.
+
+    Raises: StoreError: a home was named and is none. A misspelt name must not weaken the check in silence.
+    """
+    if args.home == args.default_home and not (args.home / "card").is_file():
         return None
     identity = Identity.load(args.home, expired_ok=True)
     # Whoever verifies may be a party of the job itself.

@@ -27,7 +27,7 @@ __all__ = ["COMMANDS", "result_text"]
 def _buyer(args: Namespace, console: Console) -> Iterator[Buyer]:
     line = ProgressLine(console.stderr, interactive=console.interactive)
     try:
-        with Buyer(args.home, progress=line.update) as buyer:
+        with Buyer(args.home, progress=line.update, note=console.note) as buyer:
             yield buyer
     finally:
         line.close()
@@ -56,11 +56,26 @@ def _datasets(args: Namespace, console: Console) -> Answer:
     problems = {name: {"code": e.code, "message": e.public, "hint": e.hint} for name, e in found.problems.items()}
     code = FAILED if problems and not values else 0
     lines = [table(("data set", "rows", "columns", "jobs", "outputs", "approval"), rows, right=(1, 2))]
+    lines += [text for offer in found.offers for text in _columns_text(offer.name, offer.info)]
     if not rows:
         lines = ["no data set is offered to this buyer"]
     if args.mock is not None and rows:
         lines.append(f"mock twins (made up from the public description) are in {args.mock}")
     return Answer({"datasets": values, "problems": problems}, "\n".join(lines), code)
+
+
+def _columns_text(name: str, info: DatasetInfo) -> list[str]:
+    columns = []
+    for column in info.columns:
+        kind = f"{column.type} of {column.width}" if column.type == "list" else column.type
+        columns.append((f"  {_plain(column.name)}", kind, "may be missing" if column.nullable else ""))
+    about = f": {_plain(info.description)}" if info.description else ""
+    return ["", f"{name}{about}", *table(("  column", "type", ""), columns).splitlines()]
+
+
+def _plain(text: str) -> str:
+    # An owner's words: nothing in them may move the cursor.
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _described(info: DatasetInfo) -> dict[str, Any]:

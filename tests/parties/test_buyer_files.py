@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from enclave.datasets import canonical_text
-from enclave.errors import BadData, EnclaveError, StoreError
+from enclave.errors import BadData, BadInput, EnclaveError, StoreError
+from enclave.messages import Reason
 from parties.buyer import Cost
 from parties.buyer.encodings import parse_encoding, read_encoding
 from parties.buyer.records import JobFolders
@@ -143,3 +144,22 @@ def test_a_wide_network_is_evaluated_in_smaller_blocks() -> None:
     assert fitting_block(dense_architecture(30, (), 1), 4096) == 4096
     assert fitting_block(dense_architecture(10, (1 << 14,), 2), 4096) == 256
     assert fitting_block(dense_architecture(10, (1 << 14,), 2), 100) == 100
+
+
+def test_what_python_callers_mix_up_is_said() -> None:
+    from parties.buyer import Schedule
+    from parties.buyer.specs import split_data
+
+    with pytest.raises(BadInput, match="expected a list of OWNER/DATASET, found the text 'clinic/clinic'"):
+        split_data("clinic/clinic")
+    with pytest.raises(BadInput, match=r"kind must be one of .*, found 'foo'"):
+        Schedule(kind="foo")
+
+
+def test_a_refusal_because_of_the_encoding_says_to_change_the_encoding() -> None:
+    from parties.buyer.watching import refused_by
+
+    column, buyer = Reason("encoding.column", "no fill"), Reason("policy.buyer", "not you")
+    assert "change the encoding" in refused_by({"clinic": [column]}).hint
+    assert "change the encoding" not in refused_by({"clinic": [column], "ward": [buyer]}).hint
+    assert "change the encoding" not in refused_by({"clinic": []}).hint

@@ -264,6 +264,14 @@ def test_every_command_has_help_home_and_json(capsys: pytest.CaptureFixture[str]
         assert "--home" in text and "--json" in text, words
 
 
+def test_the_help_of_train_names_its_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["buyer", "train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for said in ("rows, default 10", "step, default 64", "RATE default 0.1", "default 0.9", "decay, default 0"):
+        assert said in text, said
+
+
 def _leaves(words: list[str]) -> list[list[str]]:
     import argparse
 

@@ -15,6 +15,7 @@ import pytest
 
 from enclave.models import forward_float, read_model, write_onnx
 from parties import owner
+from parties.buyer import Buyer
 from parties.cli import main
 from tests.parties.fleet import Fleet, free_port, table
 from tests.parties.shell import Shell, enclave
@@ -79,7 +80,7 @@ def test_an_owner_adds_a_data_set(enclave: Shell, fleet: Fleet, at: Callable[...
     assert at("owner0", "owner", "add", fleet.root / "absent.toml") == 1
     assert "absent.toml" in enclave.err
     assert at("buyer", "owner", "add", toml) == 1
-    assert "is the home of a buyer, expected an owner's" in enclave.err
+    assert "is the home of buyer buyer, expected an owner's" in enclave.err
 
 
 def test_an_owner_adds_only_what_is_sound(enclave: Shell, fleet: Fleet, at: Callable[..., int], tmp_path: Path) -> None:
@@ -106,6 +107,7 @@ def test_a_buyer_looks_around(enclave: Shell, fleet: Fleet, at: Callable[..., in
     header, *lines = enclave.out.splitlines()
     assert header.split() == ["data", "set", "rows", "columns", "jobs", "outputs", "approval"]
     assert any(re.match(r"owner0/points +60 +4 +evaluate, train +accuracy, auc, confusion +manual$", x) for x in lines)
+    assert re.search(r"^owner0/points.*\n  column +type\n  a +number\n(  .*\n)*  y +text$", enclave.out, re.MULTILINE)
     assert (tmp_path / "mock" / "owner0-points.parquet").read_bytes()[:4] == b"PAR1"
     assert at("buyer", "buyer", "datasets", "--json") == 0
     found = enclave.json()["datasets"]
@@ -170,6 +172,9 @@ def test_a_job_that_needs_a_person_exits_with_75_and_goes_on(
     assert (fleet.root / "buyer" / "jobs" / job / "report.html").is_file()
     assert at("buyer", "buyer", "jobs") == 0
     assert re.search(rf"^{job} .* evaluate +RELEASED +owner0/points", enclave.out, re.MULTILINE)
+    for verb, text in (("approve", "has ended as"), ("withdraw", "is")):
+        assert at("owner0", "owner", verb, job) == 1
+        assert f"job {job} {text} RELEASED: " in enclave.err
 
 
 def test_an_owner_withdraws_a_job(enclave: Shell, fleet: Fleet, at: Callable[..., int]) -> None:
@@ -198,6 +203,7 @@ def test_training_and_predicting_write_files(
     train = ["buyer", "train", "--kind", "logistic", *_job(fleet), "--epochs", "3", "--batch", "20"]
     assert at("buyer", *train, "--metric", "accuracy", "--out", onnx, "--mock") == 0
     assert f"written      {onnx}" in enclave.out
+    assert re.search(r"^mock run  passed: accuracy 0\.\d{4} on made-up rows", enclave.err, re.MULTILINE)
     assert at("buyer", *train, "--out", onnx) == 1
     assert "exists already" in enclave.err
     assert at("buyer", *train, "--out", tmp_path / "m.pickle") == 1
@@ -206,7 +212,15 @@ def test_training_and_predicting_write_files(
     assert "cannot be written" in enclave.err
     assert at("buyer", "buyer", "predict", "--model", onnx, *_job(fleet), "--out", csv, "--json") == 0
     assert enclave.json()["out"] == str(csv)
-    predictions = np.loadtxt(csv)
+    files = enclave.json()["files"]
+    assert isinstance(files, dict) and Path(files["predictions"]).read_bytes() == csv.read_bytes()
+    lines = csv.read_text().splitlines()
+    assert lines[0] == "data,row,prediction" and lines[1].startswith("owner0/open,1,") and len(lines) == 61
+    job = str(enclave.json()["job_id"])
+    predictions = np.loadtxt(csv, delimiter=",", skiprows=1, usecols=2)
+    assert at("buyer", "buyer", "result", job, "--json") == 0
+    with Buyer(fleet.root / "buyer") as buyer:
+        assert np.array_equal(buyer.result(job).predictions_, predictions)
     expected = forward_float(read_model(onnx), table(60, seed=1)[0])[:, 0]
     assert np.allclose(predictions, expected, atol=2e-4)
     assert at("buyer", "buyer", "predict", "--model", onnx, *_job(fleet, "points"), "--json") == 1
@@ -233,6 +247,8 @@ def test_an_auditor_checks_a_receipt(enclave: Shell, fleet: Fleet, at: Callable[
     assert "data     owner0/open (60 rows)\n" in enclave.out
     assert enclave("auditor", "verify", receipt) == 0, "without a home"
     assert "whose keys these are was not checked" in enclave.out
+    assert enclave("auditor", "verify", receipt, "--home", tmp_path / "ey") == 1, "a misspelt home"
+    assert "is not a home" in enclave.err
     changed = bytearray(receipt.read_bytes())
     changed[len(changed) // 2] ^= 1
     (tmp_path / "changed.pb").write_bytes(changed)
