@@ -97,6 +97,8 @@ def approve(home: Path, job_id: str, *, clock: Clock | None = None) -> Decision:
     """
     with _records(home, clock) as (identity, jobs):
         record = jobs.get(job_id)
+        if record.state in FINAL:
+            raise Refused(f"job {job_id} has ended as {record.state}: there is nothing to approve", code="job.state")
         signed = identity.sign("approval", Approval(job_id, record.spec_digest).encode())
         record = jobs.approve(signed)
         return Decision(job_id, record.state, record.reasons)
@@ -105,7 +107,7 @@ def approve(home: Path, job_id: str, *, clock: Clock | None = None) -> Decision:
 def withdraw(home: Path, job_id: str, *, clock: Clock | None = None) -> JobStatus:
     """Ends a job that is not final yet, for this node's part; a running session stops within a second.
 
-    Raises: Refused: no such job.
+    Raises: Refused: no such job, or it has ended in another way.
     """
     with _records(home, clock) as (identity, jobs):
         signed = identity.sign("withdraw", JobRef(job_id).encode())
@@ -116,7 +118,10 @@ def withdraw(home: Path, job_id: str, *, clock: Clock | None = None) -> JobStatu
             except Refused as error:
                 if error.code != "job.state":
                     raise
-        return jobs.status(job_id)
+        status = jobs.status(job_id)
+        if status.state != "WITHDRAWN":
+            raise Refused(f"job {job_id} is {status.state}: it cannot be withdrawn any more", code="job.state")
+        return status
 
 
 def jobs(home: Path, *, states: tuple[str, ...] = (), limit: int = 100) -> tuple[JobSummary, ...]:
@@ -165,7 +170,7 @@ def _facts(spec: JobSpec) -> tuple[str, ...]:
 def _owner(home: Path) -> Identity:
     identity = Identity.load(home)
     if identity.role != "owner":
-        raise Untrusted(f"{home} is the home of a {identity.role}, expected an owner's")
+        raise Untrusted(f"{home} is the home of {identity.role} {identity.name}, expected an owner's")
     return identity
 
 
@@ -186,6 +191,6 @@ def _summary(name: str, home: Path, identity: Identity) -> DatasetSummary:
 def _records(home: Path, clock: Clock | None) -> Iterator[tuple[Identity, Jobs]]:
     identity, config = Identity.load(home), NodeConfig.load(home)
     if identity.role not in ("owner", "dealer"):
-        raise Untrusted(f"{home} is the home of a {identity.role}, which runs no node")
+        raise Untrusted(f"{home} is the home of {identity.role} {identity.name}, which runs no node")
     with open_store(home, config) as store:
         yield identity, open_jobs(store, identity, clock or SystemClock(), config)

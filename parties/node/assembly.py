@@ -17,6 +17,7 @@ from enclave.executor.catalogue import Catalogue
 from enclave.executor.claims import node_claims, untrue
 from enclave.executor.local import LocalExecutor
 from enclave.executor.session import plan_job
+from enclave.executor.worker import no_core_dumps
 from enclave.identity import Identity, TrustStore
 from enclave.jobs import JobLimits, Jobs
 from enclave.messages import JobSpec
@@ -53,6 +54,7 @@ class NodeProcess:
         def told(_signal: int, _frame: FrameType | None) -> None:
             self._stop.set()
 
+        no_core_dumps()
         before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             self._stop.wait()
@@ -84,7 +86,7 @@ def open_node(home: Path, *, role: str = "", clock: Clock | None = None, silence
     clock = clock or SystemClock()
     identity = Identity.load(home, clock)
     if identity.role not in ((role,) if role else ("owner", "dealer")):
-        raise Untrusted(f"{home} is the home of a {identity.role}, expected {role or 'owner or dealer'}")
+        raise Untrusted(f"{home} is the home of {identity.role} {identity.name}, expected {role or 'owner or dealer'}")
     config, trust = NodeConfig.load(home), TrustStore(home, clock)
     false = untrue() if config.production else ()
     if false:
