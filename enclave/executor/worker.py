@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import resource
 import sys
 import threading
 import time
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from enclave.executor.evidence import Evidence
     from enclave.executor.session import Progress, Sealing
 
-__all__ = ["main"]
+__all__ = ["main", "no_core_dumps"]
 
 _PROGRESS_S = 0.1
 
@@ -152,6 +153,7 @@ class _Node:
 
 def main() -> int:
     """Runs one session; returns the exit status: 0 when an outcome was told, 3 when the node is gone."""
+    no_core_dumps()
     orders, events = _claim_pipes()
     _import_engine()
     node = _Node(orders, events)
@@ -248,6 +250,11 @@ def _fitting(rows: Callable[[], RowSource], owner: str) -> RowSource:
             raise
         print(f"rows refused: {error.public} ({error.detail})", file=sys.stderr, flush=True)
         raise BadData(f"the rows of {owner} do not fit the encoding", hint=error.hint) from None
+
+
+def no_core_dumps() -> None:
+    """Keeps shares, rows and keys of this process, and of those that it starts, from the disk when one crashes."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:

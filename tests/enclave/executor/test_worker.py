@@ -156,3 +156,10 @@ def test_other_reasons_against_the_data_are_told() -> None:
 
     with pytest.raises(BadData, match="not the version"):
         _fitting(rows, "acme")
+
+
+def test_a_worker_leaves_no_core_dump(worker: WorkerProcess) -> None:
+    next(iter(worker.events()))
+    limits = Path(f"/proc/{worker._process.pid}/limits").read_text()
+    (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
+    assert line.split()[4:6] == ["0", "0"]
