@@ -77,6 +77,7 @@ class Runner:
         self._worker: WorkerProcess | None = None
         self._touched_s = desk.clock.monotonic_s()
         self._decided_s: float | None = None
+        self._sealing: Sealing | None = None
 
     def start(self) -> None:
         """Begins; returns at once."""
@@ -199,21 +200,30 @@ class Runner:
             sealing = Sealing(event.job_id, event.outputs, event.rows, event.transcript)
             if sealing.job_id != job_id:
                 raise SessionError(f"the worker sealed job {sealing.job_id[:32]}, expected {job_id}")
-            reasons = self._desk.judge_release(self.spec, sealing)
-            if reasons:
-                jobs.advance(job_id, "REFUSED", reasons, worker_id=self.worker_id)
-                self._decided_s = self._desk.clock.monotonic_s()
-                rules = tuple(reason.rule for reason in reasons)
-                raise PolicyRefused(f"release refused: {'; '.join(r.text for r in reasons)}", rules=rules)
+            self._judge(sealing)
+            self._sealing = sealing
         except EnclaveError as error:
             worker.send(NodeOrder(refuse=Failure.of(error)))
         else:
             worker.send(NodeOrder(permit=PermitOrder(job_id, sealing.outputs)))
 
+    def _judge(self, sealing: Sealing) -> None:
+        """Raises PolicyRefused, once the refusal is recorded, when the sealed result may not leave."""
+        reasons = self._desk.judge_release(self.spec, sealing)
+        if reasons:
+            self._desk.jobs.advance(self.spec.job_id, "REFUSED", reasons, worker_id=self.worker_id)
+            self._decided_s = self._desk.clock.monotonic_s()
+            rules = tuple(reason.rule for reason in reasons)
+            raise PolicyRefused(f"release refused: {'; '.join(r.text for r in reasons)}", rules=rules)
+
     def _commit(self, worker: WorkerProcess) -> None:
         """The gate, second half: all parties agreed. Safety: the share leaves only after this is on the disk."""
         detail = sha256(*(output.encode() for output in self.spec.outputs))
         try:
+            if self._sealing is None:
+                raise SessionError("the worker asks for a release that was not permitted")
+            # Again: the policy may have changed, or a card gone, while the others made up their minds.
+            self._judge(self._sealing)
             self._desk.jobs.advance(self.spec.job_id, "RELEASED", detail=detail, worker_id=self.worker_id)
             self._decided_s = self._desk.clock.monotonic_s()
         except EnclaveError as error:

@@ -7,13 +7,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from enclave.errors import BadData, BadInput, EnclaveError, NotReady, Refused, StoreError, Untrusted
-from enclave.executor.session import plan_job
+from enclave.executor.orders import NodeOrder
+from enclave.executor.session import Sealing, plan_job
 from enclave.identity import Identity, TrustStore, verify
-from enclave.messages import Approval, Encoding, Feature, JobSpec, JobStatus, NumericFeature, Signed, Statement
+from enclave.messages import (
+    Approval,
+    Encoding,
+    Feature,
+    JobSpec,
+    JobStatus,
+    NumericFeature,
+    Signed,
+    Statement,
+    Transcript,
+)
 from parties import dealer, owner
 from parties.cli import main
 from parties.node import NodeProcess, open_node
@@ -382,13 +394,20 @@ def test_a_worker_is_not_kept_long_after_the_end_was_decided(tmp_path: Path) -> 
             runner = leases.runner(spec.job_id)
             assert runner is not None and not runner.overdue
             runner._desk.jobs.advance(spec.job_id, "SEALED", worker_id=runner.worker_id)
-            runner._commit(runner._worker)  # type: ignore[arg-type]
+            # The gate once more: without a permit, and with a result that the policy would not let go by now.
+            sent: list[NodeOrder] = []
+            worker = SimpleNamespace(send=sent.append)
+            runner._commit(worker)  # type: ignore[arg-type]
+            assert client.status_now(spec.job_id).state == "SEALED"
+            runner._sealing = Sealing(spec.job_id, spec.outputs, spec.rows, Transcript(0, (), b"", False))
+            runner._commit(worker)  # type: ignore[arg-type]
+            assert [order.release for order in sent] == [None, None]
             begun = time.monotonic()
             with pytest.raises(NotReady):
                 client.fetch(spec.job_id)
             assert time.monotonic() - begun < 4
             assert runner.join(10.0)
-            assert client.status_now(spec.job_id).state == "RELEASED"
+            assert client.status_now(spec.job_id).state == "REFUSED"
     finally:
         nodes.close()
 
