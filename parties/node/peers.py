@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from enclave.errors import EnclaveError, PeerLost, SessionError
 from enclave.identity import Identity, TrustStore
+from enclave.identity.card import is_address
 from enclave.jobs import FINAL
 from enclave.messages import JobSpec
 from parties.server import NodeClient
@@ -30,7 +31,10 @@ class NodePeers:
         while True:
             try:
                 with self._client(spec, rank) as client:
-                    return client.locate(spec.job_id, within_s=86_400.0, stop=stop)
+                    found = client.locate(spec.job_id, within_s=86_400.0, stop=stop)
+                if not found or not is_address(found):
+                    raise SessionError("the address of its worker is not host:port", code="session.ended")
+                return found
             except SessionError as error:
                 # A node that restarts just now is asked again; a job that ended there is over here too.
                 if error.code == "session.ended":
@@ -59,4 +63,9 @@ class NodePeers:
     def _client(self, spec: JobSpec, rank: int, deadline_s: float = 15.0) -> NodeClient:
         party = spec.parties[rank]
         card = self._trust.by_key_id(party.key_id)
-        return NodeClient(self._identity, card, address=card.address or party.address, deadline_s=deadline_s)
+        address = card.address or party.address
+        # Safety: where the card has none, the address is the buyer's word. gRPC would also dial files and resolvers.
+        if not is_address(address):
+            text = f"the address of {party.name} in the job is not host:port"
+            raise SessionError(text, hint=f"ask {party.name} for a card with an address", code="session.unreachable")
+        return NodeClient(self._identity, card, address=address, deadline_s=deadline_s)
