@@ -248,7 +248,8 @@ def _fitting(rows: Callable[[], RowSource], owner: str) -> RowSource:
     except BadData as error:
         if not error.detail:
             raise
-        print(f"rows refused: {error.public} ({error.detail})", file=sys.stderr, flush=True)
+        sys.stderr.write(f"rows refused: {error.public} ({error.detail})\n")
+        sys.stderr.flush()
         raise BadData(f"the rows of {owner} do not fit the encoding", hint=error.hint) from None
 
 
