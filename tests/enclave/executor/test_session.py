@@ -377,7 +377,7 @@ def test_a_dealer_of_the_buyer_s_own_making_is_refused(make_room: MakeRoom, new_
     fake = new_party("dealer", "dealer2")
     parties = (*room.spec.parties[:-1], PartyRef("dealer", "dealer", fake.key_id))
     with pytest.raises(
-        Untrusted, match="owner0 does not trust dealer dealer with key .*, a party of the job"
+        Untrusted, match=r"owner0 does not trust dealer dealer with key .*, a party of the job"
     ) as caught:
         read_job(_resign(room, replace(room.spec, parties=parties)), room.ids[0], room.trusts["owner0"])
     assert "owner0 must run `enclave trust CARD` with the card of dealer" in caught.value.hint
