@@ -4,7 +4,8 @@ A plan is the job's own workload run on a recording session. Control flow never 
 reach the plan's digest exactly; parties compare digests before they start and after they end.
 
 A plan priced is a quote. The time model is the lower-bound law: rounds cost latency, bytes cost bandwidth at the
-busiest link, and local work is a constant per byte handled, measured on a 2-core machine (`docs/benchmarks.md`).
+busiest link, and local work is a constant per round and per byte. The constants were fitted to whole sessions of
+`python -m benchmarks run --suite jobs` with all parties on one machine of two cores; larger machines are faster.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from enclave.engines.mpc.recorder import Recorder
 
 __all__ = ["Plan", "Quote", "Stage", "make_plan"]
 
-_LOCAL_S_PER_BYTE = 1.2e-8  # a party's and the dealer's own work for each byte that is opened or dealt
-_LOCAL_S_PER_ROUND = 4e-4
+_LOCAL_S_PER_BYTE = 8e-9  # a party's and the dealer's own work for each byte that is opened or dealt
+_LOCAL_S_PER_ROUND = 1.5e-3
 
 
 @dataclass(frozen=True, slots=True)
