@@ -17,6 +17,7 @@ __all__ = ["HALF_RANGE", "bounds", "check_spec", "class_count", "input_bound", "
 
 _RING_BITS = 62
 _SMALLEST_RATE = 2.0**-30
+MAX_TRAINED_WEIGHTS = 1 << 22
 LARGEST_DECAY = 0.1  # of the weights in one step
 HALF_RANGE = 16.0  # of a column before joint standardisation, see `standardise`
 _CLASS_OUTPUTS = ("accuracy", "confusion", "auc")
@@ -101,6 +102,8 @@ def _check_training(spec: JobSpec, shape: tuple[int, ...]) -> None:
     training, classes = spec.training, class_count(spec)
     assert training is not None
     network = DenseNetwork(spec.architecture)
+    if network.size > MAX_TRAINED_WEIGHTS:
+        raise BadSpec(f"a training job has at most {MAX_TRAINED_WEIGHTS} weights, found {network.size}")
     if "predictions" in spec.outputs:
         raise BadSpec("a training job releases no predictions of rows")
     if spec.encoding.target is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 from enclave.clock import Clock
@@ -43,6 +44,8 @@ class Admission:
         self._config = config
         self._clock = clock
         self._check_plan = check_plan
+        # One plan at a time: many at once would add up their memory, and gain nothing on one interpreter.
+        self._planning = threading.Lock()
 
     def offers(self, caller: Card) -> tuple[DatasetInfo, ...]:
         """The data sets whose policy lets the caller ask, with what it could allow."""
@@ -151,7 +154,8 @@ class Admission:
 
     def _against_plan(self, spec: JobSpec) -> tuple[Reason, ...]:
         try:
-            dealer_bytes = self._check_plan(spec)
+            with self._planning:
+                dealer_bytes = self._check_plan(spec)
         except EnclaveError as error:
             return (Reason("plan.mismatch" if error.code == "plan" else error.code, error.public),)
         if self._identity.role == "dealer" and dealer_bytes > self._config.max_dealer_bytes:

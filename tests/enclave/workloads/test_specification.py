@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -206,3 +207,10 @@ def test_schedules_that_cannot_work_are_refused(schedule: Training, text: str) -
     with pytest.raises(BadSpec, match=text):
         check_spec(many(5000, classes(2), schedule))
     check_spec(many(5000, classes(2), Training("logistic", 1, 64, 0.5, l2=0.2)))
+
+
+def test_a_training_of_too_many_weights_is_refused() -> None:
+    spec = many(5000, classes(2), Training("logistic", 1, 64, 0.1))
+    wide = dense_architecture(spec.encoding.width, (1 << 21, 4), 1)
+    with pytest.raises(BadSpec, match="at most 4194304 weights"):
+        check_spec(replace(spec, architecture=wide))
