@@ -43,12 +43,12 @@ env: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@python="$(PYTHON)"; \
 	if [ -z "$$python" ]; then \
-	  for candidate in python3.11 python3.12 python3; do \
-	    if $$candidate -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; \
+	  for candidate in python3.11 python3 python3.12 python3.13; do \
+	    if $$candidate -c 'import sys; sys.exit(not sys.version_info >= (3, 11))' 2>/dev/null; \
 	    then python=$$candidate; break; fi; \
 	  done; \
 	fi; \
-	if [ -z "$$python" ]; then echo "needs Python 3.11 or 3.12: make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
+	if [ -z "$$python" ]; then echo "needs Python 3.11 or newer: make PYTHON=/path/to/python3.11" >&2; exit 1; fi; \
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then $$python -m venv --clear $(VENV); fi
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	@touch $@
