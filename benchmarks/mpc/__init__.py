@@ -1,0 +1,1 @@
+"""Protocols and small models, by several systems of secure computation on the same inputs."""
