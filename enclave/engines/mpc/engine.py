@@ -213,7 +213,7 @@ class MpcEngine:
         """See `Engine.ge_zero`."""
 
         def bits(x: Tensor) -> Protocol[Tensor]:
-            _, found, _ = yield from compare(self.session, x, np.zeros(1, U))
+            found = yield from compare(self.session, x, np.zeros(1, U))
             share = bit_share(self.session, found)
             return self.session.local(lambda b: b[0], x.shape, share)
 

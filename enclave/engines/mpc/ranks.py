@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from enclave.channel import Channel
 from enclave.engines.mpc.random import KEY_BYTES, KeyStream, derive_key, fresh_key
 from enclave.engines.mpc.session import Item, Record, Session, Shape, Tensor
-from enclave.engines.mpc.tape import Array, Blank, Entry, MaskRef, Segment, Spec
+from enclave.engines.mpc.tape import Array, BitRef, Blank, Entry, MaskRef, Segment, Spec
 from enclave.errors import PlanMismatch, Untrusted
 
 __all__ = ["DealerSession", "Linked", "Observer", "PartySession"]
@@ -236,6 +237,13 @@ class DealerSession(Linked):
             total = sum((self._keys[rank].words(segment.stream, count, offset) for rank in ranks), np.uint64(0))
             pieces.append(cast(Array, total).reshape(shape))
         return _arrange(ref, pieces)
+
+    def bits(self, ref: BitRef) -> Array:
+        """The clear values of packed bits drawn earlier."""
+        width = -(-ref.n // 64)
+        shares = [key.words(ref.stream, ref.rows * width, ref.offset) for key in self._keys]
+        planes = reduce(np.bitwise_xor, shares).reshape(ref.rows, width)
+        return np.unpackbits(planes.view(np.uint8), axis=-1, count=ref.n, bitorder="little").astype(np.uint64)
 
 
 def _split(specs: Sequence[Spec], words: NDArray[np.uint64]) -> list[Array]:

@@ -28,12 +28,20 @@ from numpy.typing import NDArray
 
 from enclave.engines.mpc.tape import Array, Blank, Entry, MaskRef, Segment, Spec
 
-__all__ = ["Item", "Protocol", "Record", "Session", "Shape", "Tensor", "together"]
+__all__ = ["Item", "Network", "Protocol", "Record", "Session", "Shape", "Tensor", "together"]
 
 T = TypeVar("T")
 Tensor = Any  # an Array at a party, a Blank elsewhere
 Observer = Callable[[str, NDArray[np.uint64]], None]
 Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """What a round and a dealt byte cost, as far as protocols are chosen by it. Public, and equal at all parties."""
+
+    round_s: float = 4e-4
+    byte_s: float = 2.5e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +103,7 @@ class Session(ABC):
         self.rank = rank
         self.rounds = 0
         self.stage = ""
+        self.network = Network()
         self._streams = 1  # stream 0 is never used, so that a forgotten number shows
         self._hash = hashlib.sha256()
 
@@ -148,6 +157,11 @@ class Session(ABC):
         self._streams += 1
         self._note(("deal", entry.kind, sum(spec.nbytes for spec in entry.dealt)))
         return self._deal(stream, entry)
+
+    @property
+    def last_stream(self) -> int:
+        """The number of the entry that was dealt last."""
+        return self._streams - 1
 
     def new_mask(self, shape: Shape, holder: int | None) -> MaskRef:
         """A fresh uniform mask: known to `holder` alone, or shared by all."""

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Blank", "Draw", "Entry", "MaskRef", "Segment", "Spec", "additive", "packed_bits"]
+__all__ = ["BitRef", "Blank", "Draw", "Entry", "MaskRef", "Segment", "Spec", "additive", "packed_bits"]
 
 Array = NDArray[Any]
 
@@ -125,11 +125,25 @@ class MaskRef:
         return any(segment.holder in (None, rank) for segment in self.segments)
 
 
+@dataclass(frozen=True, slots=True)
+class BitRef:
+    """Packed bits that entry `stream` drew: (rows, n) bits, from word `offset` of its key stream on."""
+
+    stream: int
+    offset: int
+    rows: int
+    n: int
+
+
 class Draw(Protocol):
     """What an entry may ask of the dealer while it computes its values."""
 
     def mask(self, ref: MaskRef) -> Array:
         """The clear value of a mask that was drawn earlier."""
+        ...
+
+    def bits(self, ref: BitRef) -> Array:
+        """The clear values, 0 or 1 in words of shape (rows, n), of bits that were drawn earlier."""
         ...
 
 

@@ -1,21 +1,20 @@
-"""Comparison with public thresholds, and what follows from its bits: ReLU and bit products.
+"""Comparison with public thresholds, and what follows from its bits: ReLU and gated numbers.
 
 Setting: n parties hold x additively; the dealer knows neither x nor what is opened.
 
-1. Open c = x + r, r uniform. For each threshold t, x >= t iff the top bit of (c - t) - r is 0, that is
-   c'63 ^ r63 ^ [c'_low < r_low] = 0 with c' = c - t: a public number against a shared one.
-   The dealer gives exclusive-or shares of all 15 products of the bits of every 4-bit block of r; for a public
-   block of c' both [c'_b < r_b] and [c'_b = r_b] are linear in them, so 16 leaves cost no communication.
-2. Four 4-ary gates  lt = l3 ^ e3 l2 ^ e3 e2 l1 ^ e3 e2 e1 l0,  eq = e3 e2 e1 e0.
-   Seven wires a gate are opened under one-time masks; the dealer gives the products of masks that occur.
-3. One more gate over the four results: shares of b = [x >= t].
-4. Open d = b ^ rho, one bit. With [rho] and [rho r] dealt additively, b = d + (1 - 2d) rho, and
-   b x = d (c - r) + (1 - 2d)(c rho - rho r) is linear in dealt values: ReLU needs no further opening.
+1. Open c = x + r, r uniform. For each threshold t, x >= t iff the sign of (c - t) - r is 0, that is
+   c'63 ^ r63 ^ [c'_low < r_low] = 0 with c' = c - t: a public number against a shared one, which `trees` does.
+2. Open d = b ^ rho, one bit. With [rho] and [rho r] dealt additively, b = d + (1 - 2d) rho, and
+   b x = d (c - r) + (1 - 2d)(c rho - rho r) is linear in dealt values: ReLU needs no further opening. Neither does a
+   truncation behind it: for x >= 0 the opened c wraps exactly when r63 = 1 and c63 = 0, so x >> k is
+   (c >> k) - V with V = r >> k where c63 = 1, and r >> k less r63 2^(64 - k) where it is 0.
 
 Bits are packed: word w of a plane holds elements 64 w .. 64 w + 63. Exact for every x in Z_2^64 with x - t in
-[-2^63, 2^63).
+[-2^63, 2^63), when all bits are compared. A window [low, high) serves numbers that are known to be below 2^high in
+magnitude, and may be wrong where |x - t| < 2^low.
 
-Cost: 4 rounds, 8 B + 35 bits an element from every party for one threshold; 50 B (bit) or 58 B (ReLU) dealt.
+Cost: 4 rounds, 8 B + 35 bits an element from every party for one threshold; 51 B (bit) or 59 B (ReLU) dealt; fewer
+rounds for few elements, fewer bytes in a window: see `trees.Tree`.
 Reveals: nothing: every opened word is masked by uniform randomness used once.
 Reference: composition of masked opening (Catrina, de Hoogh 2010) with dealt bit products and multi-fan-in gates
 (Ohata, Nuida 2019; Patra et al., ABY2.0, 2021).
@@ -23,32 +22,41 @@ Reference: composition of masked opening (Catrina, de Hoogh 2010) with dealt bit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
 
+from enclave.engines.mpc.protocols.bitslice import Program, execute
+from enclave.engines.mpc.protocols.trees import Tree, best_tree, programs
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
-from enclave.engines.mpc.tape import Array, Draw, Spec, additive, packed_bits
+from enclave.engines.mpc.tape import Array, BitRef, Draw, Spec, additive, packed_bits
 
-__all__ = ["Bits", "Comparison", "bit_share", "compare", "relu", "tail"]
+__all__ = ["Bits", "Comparison", "bit_share", "compare", "comparison", "gated", "relu", "tail"]
 
 U = np.uint64
-ONES = U(0xFFFFFFFFFFFFFFFF)
+SIGN = 63
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Randomness for comparing n values with some thresholds; `relu` adds rho * r."""
+    """Randomness for comparing n values with some thresholds.
+
+    Attributes:
+        tree: the layout; see `comparison` for the usual way to choose it.
+        flips: element type of the dealt shares of rho; "u1" where bits are only counted modulo 256.
+    """
 
     n: int
+    tree: Tree
     thresholds: int = 1
-    relu: bool = False
+    flips: str = "u8"
 
     @property
     def kind(self) -> str:
         """Name on the wire."""
-        return "relu" if self.relu else "compare"
+        return "compare"
 
     @property
     def plane_words(self) -> int:
@@ -57,34 +65,48 @@ class Comparison:
 
     @property
     def free(self) -> tuple[Spec, ...]:
-        """r; the masks of the gates' wires; rho."""
-        w = self.plane_words
-        wide = self.thresholds * w
-        return (additive(64 * w), packed_bits(7, 4, wide), packed_bits(6, 1, wide), packed_bits(self.thresholds, w))
+        """r; the masks of each level's wires; rho."""
+        w, t = self.plane_words, self.thresholds
+        levels = range(len(self.tree.levels))
+        return (
+            additive(64 * w),
+            *(packed_bits(self.tree.wires(level), t, w) for level in levels),
+            packed_bits(1, t, w),
+        )
 
     @property
     def dealt(self) -> tuple[Spec, ...]:
-        """Products of the bits of r (those with bit 63 are zero: not sent); products of masks; rho; rho * r."""
-        w = self.plane_words
-        wide = self.thresholds * w
-        products = (packed_bits(8, 16, w), packed_bits(7, 15, w), packed_bits(22, 4, wide), packed_bits(15, 1, wide))
-        arithmetic = (additive(self.thresholds, self.n),)
-        return products + (arithmetic * 2 if self.relu else arithmetic)
+        """Products of the bits of r; products of masks, level by level; rho."""
+        w, t = self.plane_words, self.thresholds
+        levels = range(len(self.tree.levels))
+        return (
+            packed_bits(self.tree.monomials, w),
+            *(packed_bits(self.tree.mixed(level), t, w) for level in levels),
+            additive(t, self.n, dtype=self.flips),
+        )
 
     def values(self, free: tuple[Array, ...], draw: Draw) -> tuple[Array, ...]:
         """From r, the masks and rho."""
-        r, wires, top_wires, flips = free
-        w = self.plane_words
-        planes = to_planes(r)
-        sign = planes[63].copy()
-        planes[63] = 0  # only 63 bits are compared; the free slot of the last block carries the sign bit of r
-        products = _products(planes.reshape(16, 4, w).swapaxes(0, 1))[1:]
-        products[7, 15] = sign
-        rho = from_planes(flips, self.n).astype(U)
-        dealt = [products[:8], products[8:, :15], _gate_products(wires, True), _gate_products(top_wires, False), rho]
-        if self.relu:
-            dealt.append(rho * r[: self.n])
-        return tuple(np.ascontiguousarray(value) for value in dealt)
+        r, *masks, flips = free
+        tree, found = self.tree, []
+        planes = to_planes(r)[tree.low : tree.high + 1]
+        for t in range(self.thresholds):
+            found.append(execute(programs(tree).deal, True, planes, *(m[:, t] for m in masks)))
+        mixed = [np.stack([f[1 + level] for f in found], axis=1) for level in range(len(masks))]
+        rho = from_planes(flips[0], self.n).astype(self.flips)
+        return (found[0][0], *mixed, rho)
+
+    def flip_ref(self, stream: int) -> BitRef:
+        """Where the dealer finds rho again; this entry's free tensors must stand first in the stream."""
+        skipped = sum(spec.words for spec in self.free[:-1])
+        return BitRef(stream, skipped, self.thresholds, self.n)
+
+
+def comparison(
+    session: Session, n: int, thresholds: int = 1, *, low: int = 0, high: int = SIGN, flips: str = "u8"
+) -> Comparison:
+    """The comparison of n values that is cheapest on the session's network."""
+    return Comparison(n, best_tree(n, thresholds, low, high, session.network), thresholds, flips)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,90 +115,233 @@ class Bits:
 
     masked: Tensor
     flips: Tensor
+    ref: BitRef | None = field(default=None)
 
 
 def compare(
-    session: Session, x: Tensor, thresholds: Array, *, relu: bool = False
-) -> Protocol[tuple[Tensor, Bits, Tensor]]:
-    """c = x + r in the clear, the bits [x >= t] for each t, and all dealt shares. x: flat (n,). Cost: see above."""
+    session: Session, x: Tensor, thresholds: Array, *, low: int = 0, high: int = SIGN, flips: str = "u8"
+) -> Protocol[Bits]:
+    """The bits [x >= t] of flat x (n,) for each t. Cost: see above."""
     n = x.shape[0]
-    entry = Comparison(n, len(thresholds), relu)
+    entry = comparison(session, n, len(thresholds), low=low, high=high, flips=flips)
     shares = session.deal(entry)
+    ref = entry.flip_ref(session.last_stream)
     (c,) = yield [Item("compare", session.local(lambda x, r: x + r[:n], (n,), x, shares[0]))]
     bits = yield from tail(session, entry, shares, c, thresholds)
-    return c, bits, shares
+    return Bits(bits.masked, bits.flips, ref)
 
 
 def tail(
     session: Session, entry: Comparison, shares: tuple[Tensor, ...], c: Tensor, thresholds: Array
 ) -> Protocol[Bits]:
-    """Rounds 2 to 4, once c is open."""
-    wide = entry.thresholds * entry.plane_words
-    n, w, one = entry.n, entry.plane_words, ONES if session.leader else U(0)
-    _, wires, top_wires, flips, low, high, mixed, top_mixed, rho = shares[:9]
-    lt, eq, sign = session.local(
-        lambda c, low, high: _leaves(c, thresholds, low, high, n, one),
-        (packed_bits(4, 4, wide), packed_bits(4, 4, wide), packed_bits(wide)),
-        c,
-        low,
-        high,
-    )
-    masked = session.local(lambda lt, eq, m: _wires(lt, eq, True) ^ m, (7, 4, wide), lt, eq, wires)
-    (opened,) = yield [Item("gate", masked, "xor")]
-    lt, eq = session.local(
-        lambda lt, o, m, r: _gate(lt, o, m, r, True, one),
-        (packed_bits(4, wide), packed_bits(4, wide)),
-        lt,
-        opened,
-        wires,
-        mixed,
-    )
-    masked = session.local(
-        lambda lt, eq, m: _wires(lt.reshape(1, 4, wide), eq.reshape(1, 4, wide), False) ^ m,
-        (6, 1, wide),
-        lt,
-        eq,
-        top_wires,
-    )
-    (opened,) = yield [Item("gate", masked, "xor")]
-    bit = session.local(
-        lambda lt, o, m, r, s, f: (_gate(lt.reshape(1, 4, wide), o, m, r, False, one)[0][0] ^ s).reshape(-1, w) ^ f,
-        (entry.thresholds, w),
-        lt,
-        opened,
-        top_wires,
-        top_mixed,
-        sign,
-        flips,
-    )
-    (opened,) = yield [Item("bit", bit, "xor")]
-    return Bits(session.local(lambda o: from_planes(o, n), (entry.thresholds, n), opened), rho)
+    """The rounds after c = x + r was opened. `shares` are those of the entry's free and dealt tensors, in order."""
+    tree, n, w, count, leader = entry.tree, entry.n, entry.plane_words, entry.thresholds, session.leader
+    levels = len(tree.levels)
+    masks, monomials, mixed, rho = shares[1 : levels + 2], shares[levels + 2], shares[levels + 3 : -1], shares[-1]
+    steps = programs(tree).steps
+    specs = [
+        (packed_bits(wires, count, w), packed_bits(len(step.outputs[1]), count, w))
+        for wires, step in zip([*map(tree.wires, range(levels)), 1], steps, strict=True)
+    ]
+
+    def leaves(c: Array, monomials: Array, mask: Array) -> tuple[Array, Array]:
+        found = []
+        for t in range(count):
+            padded = np.zeros(64 * w, U)
+            np.subtract(c, thresholds[t], out=padded[:n])
+            planes = to_planes(np.invert(padded, out=padded))[tree.low : tree.high + 1]
+            found.append(execute(steps[0], leader, planes, monomials, mask[:, t]))
+        return _joined(found)
+
+    wires, state = session.local(leaves, specs[0], c, monomials, masks[0])
+    for level in range(levels):
+        (opened,) = yield [Item("gate", wires, "xor")]
+
+        def gates(*planes: Array, step: Program = steps[level + 1]) -> tuple[Array, Array]:
+            return _joined([execute(step, leader, *(p[:, t] for p in planes)) for t in range(count)])
+
+        wires, state = session.local(
+            gates, specs[level + 1], opened, masks[level], mixed[level], state, masks[level + 1]
+        )
+    (opened,) = yield [Item("bit", wires, "xor")]
+    return Bits(session.local(lambda o: from_planes(o[0], n), (count, n), opened), rho)
+
+
+def _joined(found: list[tuple[Array, ...]]) -> tuple[Array, Array]:
+    """(wires, state) of each threshold -> both with an axis of thresholds behind the first."""
+    wires, state = (np.stack([f[i] for f in found], axis=1) if len(found) > 1 else found[0][i][:, None] for i in (0, 1))
+    return wires, state
 
 
 def bit_share(session: Session, bits: Bits) -> Tensor:
     """Additive shares of b, shape (thresholds, n). Local."""
 
     def arithmetic(d: Array, rho: Array) -> Array:
-        clear = d.astype(bool)
-        return np.where(clear, (U(1) if session.leader else U(0)) - rho, rho)
+        one = rho.dtype.type(1 if session.leader else 0)
+        return np.where(d.astype(bool), one - rho, rho)
 
-    return session.local(arithmetic, bits.masked.shape, bits.masked, bits.flips)
+    return session.local(arithmetic, Spec(bits.flips.shape, bits.flips.dtype.str), bits.masked, bits.flips)
 
 
-def relu(session: Session, x: Tensor) -> Protocol[tuple[Tensor, Bits]]:
-    """Shares of max(x, 0), exact, and the bits [x >= 0]. x: flat (n,). Cost: 4 rounds, see above."""
-    c, bits, shares = yield from compare(session, x, np.zeros(1, U), relu=True)
+# ---- numbers times bits
+
+
+@dataclass(frozen=True, slots=True)
+class Gating:
+    """For one mask r and flips rho: r >> shift and the top bit of r, and rho times both; only rho r without a shift."""
+
+    n: int
+    shift: int
+
+    @property
+    def dealt(self) -> tuple[Spec, ...]:
+        """See above. The top bit is multiplied by 2^(64 - shift), so that its low bits are enough."""
+        whole = additive(self.n)
+        if not self.shift:
+            return (whole,)
+        top = additive(self.n, dtype="u4" if self.shift <= 32 else "u8")
+        return (whole, top, whole, top)
+
+    def values(self, r: Array, rho: Array) -> tuple[Array, ...]:
+        """From r and rho, both (n,)."""
+        if not self.shift:
+            return (rho * r,)
+        high, top = r >> U(self.shift), (r >> U(SIGN)).astype(self.dealt[1].dtype)
+        return high, top, rho * high, rho.astype(top.dtype) * top
+
+    def select(
+        self, session: Session, c: Tensor, offset: int, d: Tensor, rho: Tensor, r: Tensor, dealt: Sequence[Tensor]
+    ) -> Tensor:
+        """Shares of b ((c - r - offset) >> shift), for d = b ^ rho in the clear. Local."""
+        shift, leader = self.shift, session.leader
+
+        def mask(c: Array, high: Array, top: Array) -> Array:
+            """What c >> shift is masked by."""
+            wrapped = (~c >> U(SIGN)) * top.astype(U)
+            wrapped <<= U(64 - shift)
+            return np.asarray(np.subtract(high, wrapped, out=wrapped))
+
+        def chosen(c: Array, d: Array, rho: Array, r: Array, *dealt: Array) -> Array:
+            if shift:
+                hidden, flipped = mask(c, *dealt[:2]), mask(c, *dealt[2:])
+                c = (c >> U(shift)) - U(offset >> shift)
+            else:
+                hidden, flipped = r, dealt[0]
+                c = c - U(offset) if offset else c
+            gated = c * rho
+            gated -= flipped  # rho x
+            whole = np.negative(hidden)  # x, less what rho has of it
+            if leader:
+                whole += c
+            whole -= gated
+            return np.where(d.astype(bool), whole, gated)
+
+        return session.local(chosen, (self.n,), c, d, rho, r, *dealt)
+
+
+@dataclass(frozen=True, slots=True)
+class Relu:
+    """A comparison with one threshold, and its gating."""
+
+    comparison: Comparison
+    gating: Gating
+
+    @property
+    def kind(self) -> str:
+        """Name on the wire."""
+        return "relu"
+
+    @property
+    def free(self) -> tuple[Spec, ...]:
+        """The comparison's."""
+        return self.comparison.free
+
+    @property
+    def dealt(self) -> tuple[Spec, ...]:
+        """The comparison's, then the gating's."""
+        return (*self.comparison.dealt, *self.gating.dealt)
+
+    def values(self, free: tuple[Array, ...], draw: Draw) -> tuple[Array, ...]:
+        """From r, the masks and rho."""
+        compared = self.comparison.values(free, draw)
+        n = self.comparison.n
+        return (*compared, *self.gating.values(free[0][:n], compared[-1][0]))
+
+
+def relu(session: Session, x: Tensor, shift: int = 0) -> Protocol[tuple[Tensor, Bits]]:
+    """Shares of max(x, 0) / 2^shift, and the bits [x >= 0]. x: flat (n,).
+
+    Without a shift exact for every x. With one, for x in [-2^62, 2^62): rounded stochastically to floor plus 0 or 1,
+    and what is below one unit may become 0, with its bit.
+    Cost: that of a comparison; 8 B dealt more, with a shift 24 B (32 for more than 32 bits). Reveals: nothing.
+    """
     n = x.shape[0]
+    entry = Relu(comparison(session, n, low=shift), Gating(n, shift))
+    shares = session.deal(entry)
+    ref = entry.comparison.flip_ref(session.last_stream)
+    compared = len(entry.free) + len(entry.comparison.dealt)
+    (c,) = yield [Item("relu", session.local(lambda x, r: x + r[:n], (n,), x, shares[0]))]
+    # Safety: of x < 2^shift the low bits decide nothing, so x is compared with 2^shift: then b = 1 implies x > 0, which
+    # the truncation needs, and b = 0 implies x < 2^shift.
+    threshold = np.array([1 << shift if shift else 0], U)
+    bits = yield from tail(session, entry.comparison, shares[:compared], c, threshold)
+    flat = [session.local(lambda a: a[0], (n,), a) for a in (bits.masked, bits.flips)]
+    r = session.local(lambda r: r[:n], (n,), shares[0])
+    y = entry.gating.select(session, c, 0, flat[0], flat[1], r, shares[compared:])
+    return y, Bits(bits.masked, bits.flips, ref)
 
-    def select(c: Array, d: Array, r: Array, rho: Array, rho_r: Array) -> Array:
-        gated = c * rho[0] - rho_r[0]  # rho x
-        whole = (c if session.leader else U(0)) - r[:n]
-        return np.asarray(np.where(d[0].astype(bool), whole - gated, gated))
 
-    return session.local(select, (n,), c, bits.masked, shares[0], shares[8], shares[9]), bits
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A mask, and its gating by flips that were drawn before."""
+
+    flips: BitRef
+    gating: Gating
+
+    @property
+    def kind(self) -> str:
+        """Name on the wire."""
+        return "gated"
+
+    @property
+    def free(self) -> tuple[Spec, ...]:
+        """r."""
+        return (additive(self.gating.n),)
+
+    @property
+    def dealt(self) -> tuple[Spec, ...]:
+        """The gating's."""
+        return self.gating.dealt
+
+    def values(self, free: tuple[Array, ...], draw: Draw) -> tuple[Array, ...]:
+        """From r and rho."""
+        return self.gating.values(free[0], draw.bits(self.flips)[0])
 
 
-# ---- local arithmetic on packed bits
+def gated(session: Session, bits: Bits, z: Tensor, shift: int) -> Protocol[Tensor]:
+    """Shares of b z / 2^shift for flat z (n,) in [-2^62, 2^62) and the bits of one threshold, rounded stochastically.
+
+    Cost: 1 round; 8 B an element; 8 B dealt, with a shift 24 B (32 for more than 32 bits).
+    Reveals: nothing: the mask is fresh, and rho stays as hidden as d left it.
+    """
+    assert bits.ref is not None
+    n = z.shape[0]
+    gating = Gating(n, shift)
+    r, *dealt = session.deal(Gate(bits.ref, gating))
+    offset = 1 << 62 if shift else 0
+
+    def masked(z: Array, r: Array) -> Array:
+        c = z + r
+        if session.leader:
+            c += U(offset)
+        return cast(Array, c)
+
+    (c,) = yield [Item("gated", session.local(masked, (n,), z, r))]
+    flat = [session.local(lambda a: a[0], (n,), a) for a in (bits.masked, bits.flips)]
+    return gating.select(session, c, offset, flat[0], flat[1], r, dealt)
+
+
+# ---- packing
 
 
 def to_planes(words: Array) -> Array:
@@ -200,83 +365,3 @@ def from_planes(planes: Array, n: int) -> Array:
     rows = np.ascontiguousarray(planes).view(np.uint8)
     bits: Array = np.unpackbits(rows, axis=-1, count=n, bitorder="little")
     return bits
-
-
-def _fold(f: Array, bit: Array) -> Array:
-    return np.asarray((f[0] & bit) ^ f[1])
-
-
-def _products(bits: Array) -> Array:
-    """(k, ...) -> (2^k, ...): the products over all subsets; entry 0 is the constant 1."""
-    out = np.empty((1 << len(bits), *bits.shape[1:]), U)
-    out[0] = ONES
-    for i in range(len(bits)):
-        np.bitwise_and(out[: 1 << i], bits[i], out=out[1 << i : 2 << i])
-    return out
-
-
-def _multiple(eq_wires: int) -> list[int]:
-    return [t for t in range(1, 1 << eq_wires) if t & (t - 1)]
-
-
-def _gate_products(mask: Array, with_eq: bool) -> Array:
-    """The products of wire masks that a gate needs: all of the e wires; l0 with e1 e2 e3, l1 with e2 e3, l2 with e3."""
-    ne = 4 if with_eq else 3
-    e = _products(mask[:ne])
-    high = e[::2] if with_eq else e
-    return np.concatenate(
-        [e[_multiple(ne)], (high & mask[ne])[1:], (high[::2] & mask[ne + 1])[1:], (high[::4] & mask[ne + 2])[1:]]
-    )
-
-
-def _wires(lt: Array, eq: Array, with_eq: bool) -> Array:
-    """lt, eq: (gates, 4, w), position 3 most significant -> the wires to open, (7 or 6, gates, w)."""
-    return np.concatenate([eq[:, 0 if with_eq else 1 :].swapaxes(0, 1), lt[:, :3].swapaxes(0, 1)])
-
-
-def _gate(lt: Array, o: Array, mask: Array, rest: Array, with_eq: bool, one: np.uint64) -> tuple[Array, Array]:
-    """Shares of a gate's lt and eq, (gates, w), from the opened wires."""
-    gates, _, w = lt.shape
-    ne = 4 if with_eq else 3
-    es = np.empty((1 << ne, gates, w), U)
-    es[0] = one
-    es[[1 << i for i in range(ne)]] = mask[:ne]
-    multiple = _multiple(ne)
-    k = len(multiple)
-    es[multiple] = rest[:k]
-    l0 = np.concatenate([mask[ne][None], rest[k : k + 7]])
-    l1 = np.concatenate([mask[ne + 1][None], rest[k + 7 : k + 10]])
-    l2 = np.concatenate([mask[ne + 2][None], rest[k + 10 :]])
-    e3, e2, e1 = o[ne - 1], o[ne - 2], o[ne - 3]
-    a = _fold(es.reshape(2, -1, gates, w), e3)
-    b = _fold(a.reshape(2, -1, gates, w), e2)
-    c = _fold(b.reshape(2, -1, gates, w), e1)
-    out = lt[:, 3] ^ (o[ne + 2] & a[0]) ^ _fold(l2, e3)
-    out ^= (o[ne + 1] & b[0]) ^ _fold(_fold(l1.reshape(2, 2, gates, w), e3), e2)
-    out ^= (o[ne] & c[0]) ^ _fold(_fold(_fold(l0.reshape(2, 4, gates, w), e3).reshape(2, 2, gates, w), e2), e1)
-    return out, _fold(c, o[0]) if with_eq else out
-
-
-def _leaves(c: Array, thresholds: Array, low: Array, high: Array, n: int, one: np.uint64) -> tuple[Array, Array, Array]:
-    """Shares of [c'_b < r_b] and [c'_b = r_b] for the 16 blocks, and of 1 ^ c'63 ^ r63, for every threshold."""
-    count, w = len(thresholds), low.shape[-1]
-    shifted = np.zeros((count, 64 * w), U)
-    shifted[:, :n] = c - thresholds[:, None]
-    planes = to_planes(shifted.reshape(-1))
-    c_sign = planes[63].copy()
-    planes[63] = 0
-    m = np.zeros((16, 16, 1, w), U)
-    m[1:9, :, 0], m[9:, :15, 0] = low, high
-    r_sign = m[8, 15, 0].copy()
-    m[0], m[8, 15] = one, 0
-    c0, c1, c2, c3 = np.ascontiguousarray((~planes).reshape(16, 4, count, w).swapaxes(0, 1))
-    lt = c3 & m[8]  # lt = sum over i of  ~c_i r_i  prod_{j > i} (~c_j ^ r_j)
-    a = _fold(m.reshape(2, 8, 16, 1, w), c3)
-    lt ^= c2 & a[4]
-    b = _fold(a.reshape(2, 4, 16, count, w), c2)
-    lt ^= c1 & b[2]
-    d = _fold(b.reshape(2, 2, 16, count, w), c1)
-    lt ^= c0 & d[1]
-    eq = _fold(d, c0)
-    sign = (~c_sign & one).reshape(count, w) ^ r_sign
-    return lt.reshape(4, 4, count * w), eq.reshape(4, 4, count * w), sign.reshape(-1)

@@ -48,7 +48,7 @@ def _brackets(session: Session, x: Tensor, low: int, high: int, step: int) -> Pr
     n = x.shape[0]
     if not len(thresholds):
         return session.constant(np.ones((1, n), U))
-    _, bits, _ = yield from compare(session, x, thresholds)
+    bits = yield from compare(session, x, thresholds)
 
     def one_hot(b: Array) -> Array:
         first = (U(1) if session.leader else U(0)) - b[:1]

@@ -88,7 +88,7 @@ def argmax_onehot(session: Session, x: Tensor) -> Protocol[Tensor]:
     first, second = np.triu_indices(columns, 1)
     pairs = len(first)
     gaps = session.local(lambda x: (x[:, first] - x[:, second]).reshape(-1), (rows * pairs,), x)
-    _, found, _ = yield from compare(session, gaps, np.zeros(1, U))
+    found = yield from compare(session, gaps, np.zeros(1, U))
 
     def wins(b: Array) -> Array:
         b = b.reshape(rows, pairs)

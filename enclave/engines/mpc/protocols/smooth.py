@@ -20,7 +20,7 @@ import numpy as np
 
 from enclave.engines.mpc.protocols import tables
 from enclave.engines.mpc.protocols.arithmetic import truncate
-from enclave.engines.mpc.protocols.comparison import Bits, Comparison, bit_share, tail
+from enclave.engines.mpc.protocols.comparison import Bits, Comparison, bit_share, comparison, tail
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
 from enclave.engines.mpc.tape import Array, Draw, Spec, additive
 
@@ -209,10 +209,11 @@ def _gated(
 ) -> Protocol[tuple[list[Tensor], Bits]]:
     """(f(x) + offset) * [x >= t] for each threshold, and the bits. Four rounds, those of the comparison."""
     n = x.shape[0]
-    entry = Gated(Comparison(n, len(thresholds)), function, frac_bits)
+    entry = Gated(comparison(session, n, len(thresholds)), function, frac_bits)
     shares = session.deal(entry)
-    mask, rho_mask, table = shares[4], shares[-2], shares[-1]
-    compared = (*shares[:4], *shares[5:-2])
+    free = len(entry.comparison.free)
+    mask, rho_mask, table = shares[free], shares[-2], shares[-1]
+    compared = (*shares[:free], *shares[free + 1 : -2])
     (c,) = yield [Item(entry.kind, session.local(lambda x, r: x + r[:n], (n,), x, shares[0]))]
 
     def value(c: Array, table: Array) -> Array:
