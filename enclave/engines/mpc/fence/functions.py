@@ -150,7 +150,7 @@ def wide_reciprocal(x: Share, positive: bool = False) -> Share:
     def protocol(session: Session, words: Tensor) -> Protocol[Tensor]:
         sign: Tensor = None
         if not positive:
-            _, bits, _ = yield from compare(session, words, np.zeros(1, U))
+            bits = yield from compare(session, words, np.zeros(1, U))
             share = bit_share(session, bits)
             sign = _plus(session, session.local(lambda b: U(2) * b[0], words.shape, share), -1)
             words = yield from division._multiply(session, words, sign)
@@ -175,7 +175,7 @@ def _roots(x: Share) -> tuple[Share, Share]:
     within = clamped(number(x), 0.0, high)
 
     def protocol(session: Session, words: Tensor) -> Protocol[Tensor]:
-        _, bits, _ = yield from compare(session, words, np.ones(1, U))  # 0 counts as the smallest number
+        bits = yield from compare(session, words, np.ones(1, U))  # 0 counts as the smallest number
         share = bit_share(session, bits)
         words = _plus(session, session.local(lambda a, b: a - b[0], words.shape, words, share), 1)
         words = _times(session, words, 1 << (wide - f))

@@ -52,7 +52,7 @@ def equal_zero(x: Share) -> Share:
 
     def bits(words: Tensor) -> Protocol[Tensor]:
         session: Session = fence.session
-        _, found, _ = yield from compare(session, words, np.array([0, 1], U))
+        found = yield from compare(session, words, np.array([0, 1], U))
         share = bit_share(session, found)
         return session.local(lambda b: b[0] - b[1], words.shape, share)
 

@@ -60,7 +60,7 @@ class Builder:
 
     def and_xor(self, a: int, b: int, c: int) -> int:
         """(a & b) ^ c."""
-        if ZERO in (a, b) or a == ONES and b == ZERO:
+        if ZERO in (a, b) or (a == ONES and b == ZERO):
             return c
         if c == ZERO and ONES in (a, b):
             return b if a == ONES else a
