@@ -122,10 +122,10 @@ class RangeExceeded(BadInput):
 
     code = "input.range"
 
-    def __init__(self, layer: str, bound: float, limit: float) -> None:
+    def __init__(self, layer: str, bound: float, limit: float, *, hint: str = "") -> None:
         super().__init__(
             f"values at {layer} can reach {bound:.6g}, the fixed-point range ends at {limit:.6g}",
-            hint="scale the features down, lower the declared ranges, or use fewer fractional bits",
+            hint=hint or "scale the features down, lower the declared ranges, or use fewer fractional bits",
         )
         self.layer = layer
         self.bound = bound

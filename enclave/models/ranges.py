@@ -10,13 +10,17 @@ and weights rounded as they will be, for every element of every layer:
 
 and what goes into a function has the room that the function's own steps take:
 
-    sigmoid 2^(60 - f)   tanh 2^(59 - f)   max_pool2d with padding 2^(60 - f)
-    softmax 2^(60 - f - b) for columns of b bits, if a tournament finds their maximum (more than 16)
+    sigmoid 2^(60 - g)   tanh 2^(59 - g)   max_pool2d with padding 2^(60 - g)
+    softmax 2^(60 - g - b) for columns of b bits, if a tournament finds their maximum (more than 16)
 
-At f = 20 that is 2.1 million for a product and 2.2e12 for a value. Intervals come from the ranges that the encoding
-declares, which every owner enforces on its rows: a numeric feature spans (low - shift)/scale .. (high - shift)/scale,
-of the indicators of a one-hot feature at most one is 1. For a linear layer right at the input that is used exactly,
-per group; everywhere else elements count as independent, so a bound can be larger than any real value, never smaller.
+A product is truncated as late as possible: what only adds, moves or compares it still holds 2f fractional bits. So g
+is 2f from a product on, through add, concat, max_pool2d, flatten and reshape, and f after any other function; the
+limit of such a value is that of a product. At f = 20 that is 2.1 million, and 2.2e12 for a value with f.
+
+Intervals come from the ranges that the encoding declares, which every owner enforces on its rows: a numeric feature
+spans (low - shift)/scale .. (high - shift)/scale, of the indicators of a one-hot feature at most one is 1. For a
+linear layer right at the input that is used exactly, per group; everywhere else elements count as independent, so a
+bound can be larger than any real value, never smaller.
 
 The check runs at the buyer, who alone has the weights.
 """
@@ -24,7 +28,8 @@ The check runs at the buyer, who alone has the weights.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -34,13 +39,33 @@ from enclave.models.graph import INPUT
 from enclave.models.model import FloatArray, Model
 from enclave.models.reference import apply_layer
 
-__all__ = ["check_ranges", "ranges"]
+__all__ = ["Interval", "Reach", "check_ranges", "intervals", "ranges", "reaches", "rounded_model"]
 
 _PRODUCTS = ("linear", "conv2d", "affine", "mul")
 _NARROW = {"sigmoid": 60, "tanh": 59, "softmax": 60, "max_pool2d": 60}
 _BITS = 61
 _FACTOR_BITS = 18
+_NARROWED = ("relu", "sigmoid", "tanh", "softmax", "avg_pool2d")  # put out frac_bits whatever they took
 Interval = tuple[FloatArray, FloatArray]
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How far the values of a layer can go.
+
+    Attributes:
+        bound: the largest |value|, products before anything is added to them included.
+        limit: what is allowed, by the inequality that is closest to being broken.
+        used: that inequality's left side over its right side, below 1.
+        wide: whether values still have the 2 frac_bits fractional bits of a product.
+    """
+
+    name: str
+    op: str
+    bound: float
+    limit: float
+    used: float
+    wide: bool
 
 
 def check_ranges(
@@ -53,7 +78,22 @@ def check_ranges(
     outputs: Sequence[str] = (),
     error_limit: float | None = None,
 ) -> dict[str, float]:
-    """The largest |value| that each layer can reach, its products before truncation included; also of "input".
+    """The `bound` of each layer and of "input" by name; arguments and errors as for `reaches`."""
+    found = reaches(model, encoding, frac_bits, rows=rows, holders=holders, outputs=outputs, error_limit=error_limit)
+    return {reach.name: reach.bound for reach in found}
+
+
+def reaches(
+    model: Model,
+    encoding: Encoding,
+    frac_bits: int,
+    *,
+    rows: int | None = None,
+    holders: int = 1,
+    outputs: Sequence[str] = (),
+    error_limit: float | None = None,
+) -> tuple[Reach, ...]:
+    """How far "input" and each layer can go, in the order of execution.
 
     Args:
         rows: of all parties, needed when the encoding asks for standardisation.
@@ -63,37 +103,64 @@ def check_ranges(
         error_limit: what an error may be, needed for rmse and r2.
 
     Raises: RangeExceeded naming the first layer that breaks one of the module's inequalities; BadModel when the
-    encoding is not as wide as the model's input.
+        encoding is not as wide as the model's input.
     """
     product_limit, value_limit = 2.0 ** (_BITS - 2 * frac_bits), 2.0 ** (_BITS - frac_bits)
-    bounds: dict[str, float] = {}
     known: dict[str, Interval] = {INPUT: _input(model, encoding, rows)}
-    _require(INPUT, known[INPUT], value_limit, bounds)
+    wide = {INPUT: False}
+    found = [_reach(INPUT, "encoding", [(known[INPUT], value_limit)], False)]
     for name, weight in model.weights.items():
-        _require(name, (weight, weight), value_limit, {})
-    rounded = _rounded(model, frac_bits)
+        _used(name, (weight, weight), value_limit)
+    rounded = rounded_model(model, frac_bits)
     for layer in rounded.architecture.layers:
-        if layer.op in _NARROW:
-            width = known[layer.inputs[0]][0].shape[-1]
-            _require(layer.name, known[layer.inputs[0]], 2.0 ** (_input_bits(layer, width) - frac_bits), {})
+        taken = known[layer.inputs[0]]
         value, products = _step(rounded, layer, known, encoding)
-        known[layer.name] = value
+        known[layer.name], wide[layer.name] = value, _is_wide(layer, wide)
+        checks = [(value, product_limit if wide[layer.name] else value_limit)]
         if products is not None:
-            _require(layer.name, products, product_limit, bounds)
-            _require(layer.name, value, product_limit, bounds)
-        else:
-            _require(layer.name, value, value_limit, bounds)
+            checks.insert(0, (products, product_limit))
+        digits = frac_bits * (2 if wide[layer.inputs[0]] else 1)
+        if layer.op in _NARROW:
+            _used(layer.name, taken, 2.0 ** (_input_bits(layer, taken[0].shape[-1]) - digits))
         if layer.op == "avg_pool2d":
             window = layer.ints[0] * layer.ints[1]
-            _require(layer.name, value, 2.0 ** (_BITS - _FACTOR_BITS - frac_bits) / window, {})
+            checks.append((value, min(2.0 ** (_BITS - _FACTOR_BITS - frac_bits), 2.0 ** (_BITS - digits)) / window))
+        found.append(_reach(layer.name, layer.op, checks, wide[layer.name]))
     if encoding.standardise and holders > 1:
         _check_folded(rounded, encoding, frac_bits)
     last = rounded.architecture.layers[-1]
-    _check_output(last.name, known[last.name], encoding, frac_bits, outputs, error_limit)
-    return bounds
+    digits = frac_bits * (2 if wide[last.name] else 1)
+    _check_output(last.name, known[last.name], encoding, digits, outputs, error_limit)
+    return tuple(found)
 
 
-def _rounded(model: Model, frac_bits: int) -> Model:
+def _is_wide(layer: Layer, wide: dict[str, bool]) -> bool:
+    if layer.op in _NARROWED:
+        return False
+    return layer.op in _PRODUCTS or any(wide[name] for name in layer.inputs)
+
+
+def _reach(name: str, op: str, checks: Iterable[tuple[Interval, float]], wide: bool) -> Reach:
+    """Of several inequalities the bound is the largest, and what stands beside it the one closest to being broken."""
+    bound = used = limit = 0.0
+    for interval, allowed in checks:
+        part = _used(name, interval, allowed)
+        bound = max(bound, part * allowed)
+        if part >= used:
+            used, limit = part, allowed
+    return Reach(name, op, bound, limit, used, wide)
+
+
+def _used(name: str, interval: Interval, limit: float) -> float:
+    """|interval| over the limit. Raises RangeExceeded unless that is below 1."""
+    bound = float(max(np.abs(interval[0]).max(), np.abs(interval[1]).max()))
+    if not bound < limit:
+        raise RangeExceeded(name, bound, limit)
+    return bound / limit
+
+
+def rounded_model(model: Model, frac_bits: int) -> Model:
+    """The model with its weights as the engine encodes them."""
     weights = {n: np.ldexp(np.rint(np.ldexp(w, frac_bits)), -frac_bits) for n, w in model.weights.items()}
     return Model(model.architecture, weights)
 
@@ -113,13 +180,14 @@ def _largest_bits(columns: int) -> int:
 
 
 def _check_output(
-    name: str, value: Interval, encoding: Encoding, frac_bits: int, outputs: Sequence[str], error_limit: float | None
+    name: str, value: Interval, encoding: Encoding, digits: int, outputs: Sequence[str], error_limit: float | None
 ) -> None:
+    """`digits`: fractional bits that the value has."""
     width = value[0].shape[-1]
     if {"accuracy", "confusion"} & set(outputs):
-        _require(name, value, 2.0 ** (_largest_bits(width) - frac_bits), {})
+        _used(name, value, 2.0 ** (_largest_bits(width) - digits))
     if "auc" in outputs:
-        _require(name, value, 2.0 ** (60 - frac_bits), {})
+        _used(name, value, 2.0 ** (60 - digits))
     target = encoding.target.numeric if encoding.target is not None else None
     if error_limit is None or target is None or not {"rmse", "r2"} & set(outputs):
         return
@@ -128,9 +196,9 @@ def _check_output(
         # The bounds of standardised rows are those of one row among equals: much larger than real ones. Refused is
         # what is outside for every row; a row that is outside after all makes the job say so at its end.
         apart = np.maximum(np.maximum(value[0] - high, low - value[1]), 0.0)
-        _require(f"{name} - target", (apart, apart), error_limit, {})
+        _used(f"{name} - target", (apart, apart), error_limit)
     else:
-        _require(f"{name} - target", (value[0] - high, value[1] - low), error_limit, {})
+        _used(f"{name} - target", (value[0] - high, value[1] - low), error_limit)
 
 
 def _check_folded(model: Model, encoding: Encoding, frac_bits: int) -> None:
@@ -142,22 +210,21 @@ def _check_folded(model: Model, encoding: Encoding, frac_bits: int) -> None:
     for layer in model.architecture.layers:
         if layer.op == "linear" and layer.inputs[0] == INPUT and len(model.architecture.input_shape) == 1:
             folded = np.abs(model.weights[layer.parameters[0]]).sum(axis=0) * 16.0 * 2.0 ** ((frac_bits - 6) / 2)
-            _require(layer.name, (folded, folded), 2.0 ** (_BITS - 2 * frac_bits), {})
+            _used(layer.name, (folded, folded), 2.0 ** (_BITS - 2 * frac_bits))
 
 
 def ranges(model: Model, encoding: Encoding, *, rows: int | None = None) -> dict[str, tuple[float, float]]:
     """Lowest and highest value that each layer, and "input", can put out."""
+    found = intervals(model, encoding, rows=rows)
+    return {name: (float(low.min()), float(high.max())) for name, (low, high) in found.items()}
+
+
+def intervals(model: Model, encoding: Encoding, *, rows: int | None = None) -> dict[str, Interval]:
+    """The same for every element: arrays of shape (1, *row) by layer."""
     known: dict[str, Interval] = {INPUT: _input(model, encoding, rows)}
     for layer in model.architecture.layers:
         known[layer.name] = _step(model, layer, known, encoding)[0]
-    return {name: (float(low.min()), float(high.max())) for name, (low, high) in known.items()}
-
-
-def _require(name: str, interval: Interval, limit: float, bounds: dict[str, float]) -> None:
-    bound = float(max(np.abs(interval[0]).max(), np.abs(interval[1]).max()))
-    if not bound < limit:
-        raise RangeExceeded(name, bound, limit)
-    bounds[name] = max(bound, bounds.get(name, 0.0))
+    return known
 
 
 def _input(model: Model, encoding: Encoding, rows: int | None) -> Interval:

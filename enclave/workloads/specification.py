@@ -13,7 +13,16 @@ from enclave.metrics import error_limit
 from enclave.models.graph import output_shape
 from enclave.workloads.dense import DenseNetwork
 
-__all__ = ["HALF_RANGE", "bounds", "check_spec", "class_count", "input_bound", "row_holders"]
+__all__ = [
+    "HALF_RANGE",
+    "bounds",
+    "check_spec",
+    "class_count",
+    "first_gradient",
+    "input_bound",
+    "row_holders",
+    "target_bound",
+]
 
 _RING_BITS = 62
 _SMALLEST_RATE = 2.0**-30
@@ -131,17 +140,30 @@ def input_bound(spec: JobSpec) -> float:
     return min(math.sqrt(max(1, spec.rows - 1)), 2.0 * HALF_RANGE * math.sqrt(2.0 ** (spec.frac_bits - 6)))
 
 
+def target_bound(spec: JobSpec) -> float:
+    """Largest magnitude of a target: 1 for classes, whose one-hot rows are bits."""
+    target = spec.encoding.target
+    assert target is not None  # a training has one
+    return 1.0 if target.numeric is None else _numeric_bound(target.numeric)
+
+
+def first_gradient(spec: JobSpec) -> float:
+    """Largest element of the first gradient of a single layer, or of the last layer's part in it.
+
+    It is a sum over a batch of inputs times derivatives of the loss. A derivative is at most 1 for classes; for a
+    number it is an error, taken as at most 2 bounds of the target.
+    """
+    assert spec.training is not None and spec.encoding.target is not None
+    derivative = 1.0 if spec.encoding.target.numeric is None else 2.0 * target_bound(spec)
+    return min(spec.training.batch_rows, spec.rows) * input_bound(spec) * derivative
+
+
 def _check_schedule(spec: JobSpec, training: Training) -> None:
     """Refuses what can overflow in the first product with data, or what no data could make converge.
 
-    A gradient of the first layer is a sum over a batch of inputs times derivatives of the loss. A derivative is at
-    most 1 for classes; for a number it is an error, taken as at most 2 bounds of the target. Later products depend
-    on how the training goes: `watch` finds at its end whether they stayed in the range.
+    Later products depend on how the training goes: `watch` finds at its end whether they stayed in the range.
     """
-    target = spec.encoding.target
-    assert target is not None  # its loss fits its target
-    derivative = 1.0 if target.numeric is None else 2.0 * _numeric_bound(target.numeric)
-    largest = min(training.batch_rows, spec.rows) * input_bound(spec) * derivative
+    largest = first_gradient(spec)
     limit = 2.0 ** (_RING_BITS - 2 * spec.frac_bits)
     if not largest < limit:
         raise RangeExceeded("the first gradient", largest, limit)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from enclave.engines.interface import Engine, Secret
 from enclave.workloads.public_random import public_signs
 
-__all__ = ["Watch", "weight_limit"]
+__all__ = ["COUNT", "Watch", "watch_limit", "weight_limit"]
 
 COUNT = 6
 _CALM_STEPS = 4096
@@ -29,6 +29,11 @@ _CALM_STEPS = 4096
 def weight_limit(frac_bits: int) -> float:
     """No trained weight may reach this: a public factor of 18 bits takes weights below 2^(44 - frac_bits) only."""
     return 2.0 ** (44 - frac_bits)
+
+
+def watch_limit(frac_bits: int) -> float:
+    """A combination beyond this means that some number wrapped."""
+    return 2.0 ** (61 - 2 * frac_bits)
 
 
 class Watch:
@@ -41,7 +46,7 @@ class Watch:
     def __init__(self, engine: Engine, frac_bits: int, steps: int) -> None:
         self._engine, self._seen = engine, 0
         # Of very many steps healthy numbers add up too, and so do wrapped ones.
-        self._limit = 2.0 ** (61 - 2 * frac_bits) * max(1.0, math.sqrt(steps / _CALM_STEPS))
+        self._limit = watch_limit(frac_bits) * max(1.0, math.sqrt(steps / _CALM_STEPS))
         self._signs: dict[int, NDArray[np.int64]] = {}
         self._total = engine.zeros((COUNT,))
 
