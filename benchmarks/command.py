@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmarks.comparison import compare, table
 from benchmarks.measurement import append, read
+from benchmarks.networks import PROFILES
 from benchmarks.suite import Suite, suites
 
 __all__ = ["main"]
@@ -28,6 +29,7 @@ __all__ = ["main"]
 @dataclass(frozen=True, slots=True)
 class _Settings:
     repeat: int
+    profile: str
     data: Path | None
     say: Callable[[str], None]
 
@@ -56,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--systems", default="enclave,plain", metavar="A,B", help="default enclave,plain")
     run.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="lines are appended")
     run.add_argument("--repeat", type=_count, default=1, metavar="N", help="default 1")
+    run.add_argument(
+        "--profile", choices=sorted(PROFILES), default="loopback", help="the network (suite mpc); default loopback"
+    )
+    run.add_argument(
+        "--profile-cpu", type=Path, metavar="DIR", help="also write cProfile statistics of every rank there (suite mpc)"
+    )
     default = os.environ.get("ENCLAVE_DATA")
     run.add_argument("--data", type=Path, default=Path(default) if default else None, metavar="DIR")
     run.set_defaults(command=_run)
@@ -92,7 +100,10 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError(f"suite {suite.name} has no system {unknown[0]!r}: expected {', '.join(suite.systems)}")
     if not args.out.parent.is_dir():
         raise ValueError(f"the directory {args.out.parent} does not exist")
-    settings = _Settings(args.repeat, args.data, _say)
+    if args.profile_cpu is not None:
+        args.profile_cpu.mkdir(parents=True, exist_ok=True)
+        os.environ["BENCHMARKS_PROFILE_CPU"] = str(args.profile_cpu.resolve())  # for the ranks, which are processes
+    settings = _Settings(args.repeat, args.profile, args.data, _say)
     failed = 0
     for name in _select(suite, args.cases):
         for found in suite.measure(name, list(dict.fromkeys(wanted)), settings):
@@ -112,7 +123,7 @@ def _select(suite: Suite, pattern: str) -> list[str]:
 
 
 def _summary(accuracy: float | None, auc: float | None, median_s: float | None) -> str:
-    figures = (("accuracy", accuracy, ".4f"), ("auc", auc, ".4f"), ("s", median_s, ".2f"))
+    figures = (("accuracy", accuracy, ".4f"), ("auc", auc, ".4f"), ("s", median_s, ".4g"))
     return ", ".join(f"{name} {value:{form}}" for name, value, form in figures if value is not None)
 
 

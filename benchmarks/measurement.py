@@ -34,7 +34,7 @@ class Spread:
         if not times_s:
             raise ValueError("no times to summarise")
         low, middle, high = (float(q) for q in np.quantile(np.array(times_s), (0.1, 0.5, 0.9)))
-        return cls(round(middle, 4), round(low, 4), round(high, 4), len(times_s))
+        return cls(round(middle, 7), round(low, 7), round(high, 7), len(times_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ class Measurement:
         reference_accuracy, reference_auc: the published figure for this split, by another algorithm.
         difference_points: accuracy minus plain accuracy, in percentage points. difference_auc: the same of the AUC.
         max_error: largest absolute difference from the plain twin, of a released weight (training) or figure.
+        profile: the network, see `benchmarks.networks`.
+        cpu_s: CPU seconds of one repetition by process: the parties in order, then the dealer if there is one.
         session_s: the part of the time between the proposal and the released result.
         sent_bytes, received_bytes: of the compute party with the most; dealt bytes count as received.
         peak_rss_bytes: by party.
@@ -56,6 +58,7 @@ class Measurement:
     suite: str
     case: str
     system: str
+    profile: str = "loopback"
     accuracy: float | None = None
     plain_accuracy: float | None = None
     reference_accuracy: float | None = None
@@ -70,6 +73,7 @@ class Measurement:
     p90_s: float | None = None
     repeats: int = 0
     session_s: float | None = None
+    cpu_s: Sequence[float] | None = None
     rounds: int | None = None
     sent_bytes: int | None = None
     received_bytes: int | None = None

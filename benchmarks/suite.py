@@ -22,6 +22,9 @@ class Settings(Protocol):
     def repeat(self) -> int: ...
 
     @property
+    def profile(self) -> str: ...
+
+    @property
     def data(self) -> Path | None: ...
 
     @property
@@ -53,5 +56,6 @@ class Suite(Protocol):
 def suites() -> dict[str, Suite]:
     """All suites by name."""
     from benchmarks.jobs import JobSuite
+    from benchmarks.mpc.suite import MpcSuite
 
-    return {suite.name: suite for suite in (JobSuite(),)}
+    return {suite.name: suite for suite in (JobSuite(), MpcSuite())}

@@ -36,7 +36,8 @@ file under the names below. U[a, b] is uniform; "log-uniform" is uniform in the 
 Models: a linear layer is x @ w + b, so w is (inputs, outputs). The MLP has ReLU after layers 1 and 2. LeNet is
 MiniONN's network: conv 5x5, ReLU, max-pool 2x2, conv 5x5, ReLU, max-pool 2x2, flatten (channel, row, column) to 256,
 linear, ReLU, linear; convolutions without padding, stride 1; w1 (16, 1, 5, 5) b1 (16,) w2 (16, 16, 5, 5) b2 (16,)
-w3 (256, 100) b3 (100,) w4 (100, 10) b4 (10,), weights as torch's conv2d takes them. All weights and biases: U[-1, 1] / sqrt(inputs of a unit).
+w3 (256, 100) b3 (100,) w4 (100, 10) b4 (10,), convolutions' weights as torch's conv2d takes them. All weights and
+biases are U[-1, 1] / sqrt(inputs of a unit).
 
 Training: loss = mean over the batch of the cross-entropy of softmax(logits) (mlp-train), or of the logistic loss of
 sigmoid(x @ w + b) (lr-*). One step: parameter -= LEARNING_RATE * gradient; the rate is 0.125, for lr-breast-cancer

@@ -123,7 +123,7 @@ class Worker:
         self.task = Task(system, case, profile, folder)
         self._limit_s = limit_s
         self._lines: SimpleQueue[str | None] = SimpleQueue()
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  lives as long as the process
+        self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             self.task.command(),
             stdin=subprocess.PIPE,
