@@ -25,7 +25,7 @@ compared bits would save work, and tell a norm layer by layer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -48,6 +48,7 @@ __all__ = [
     "DEFAULT_FRAC_BITS",
     "NumericPlan",
     "NumericStep",
+    "check_evaluation",
     "evaluation_numbers",
     "fitting",
     "output_errors",
@@ -150,36 +151,29 @@ def fitting(attempt: Callable[[int], Any], wanted: int | None) -> int:
 # ---- evaluation
 
 
-def evaluation_numbers(
-    model: Model,
-    encoding: Encoding,
-    frac_bits: int | None,
-    *,
-    rows: int,
-    holders: int = 1,
-    outputs: Sequence[str] = (),
-) -> NumericPlan:
-    """The numeric plan of an evaluation, with the fractional bits chosen where `frac_bits` is None.
+def check_evaluation(model: Model, spec: JobSpec) -> tuple[Reach, ...]:
+    """How far "input" and each layer of the job's model go.
 
-    Raises: RangeExceeded naming the layer, its bound and what would help; BadModel as `check_ranges`.
+    Raises: RangeExceeded naming the first layer that could wrap; BadModel as `reaches`.
     """
+    return reaches(
+        model,
+        spec.encoding,
+        spec.frac_bits,
+        rows=spec.rows,
+        holders=len(spec.datasets),
+        outputs=spec.outputs,
+        error_limit=error_limit(spec.frac_bits, spec.rows),
+    )
 
-    def reached(bits: int) -> tuple[Reach, ...]:
-        return reaches(
-            model,
-            encoding,
-            bits,
-            rows=rows,
-            holders=holders,
-            outputs=outputs,
-            error_limit=error_limit(bits, rows),
-        )
 
-    bits = fitting(reached, frac_bits)
+def evaluation_numbers(model: Model, spec: JobSpec) -> NumericPlan:
+    """The numeric plan of an evaluation; raises as `check_evaluation`."""
+    bits, encoding = spec.frac_bits, spec.encoding
     # Joint standardisation divides by deviations that no declared range bounds from below.
-    stated = not (encoding.standardise and holders > 1)
-    errors = output_errors(model, encoding, bits, rows=rows) if stated else {}
-    steps = tuple(_step(reach, bits, errors) for reach in reached(bits))
+    stated = not (encoding.standardise and len(spec.datasets) > 1)
+    errors = output_errors(model, encoding, bits, rows=spec.rows) if stated else {}
+    steps = tuple(_step(reach, bits, errors) for reach in check_evaluation(model, spec))
     return NumericPlan(bits, steps, steps[-1].error)
 
 

@@ -111,7 +111,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         rows: Sequence[int] | None = None,
         bandwidth_bps: float = 1e8,
         latency_s: float = 0.02,
-        frac_bits: int = 20,
+        frac_bits: int | None = None,
         block_rows: int = 4096,
     ) -> Quote:
         """The price of `evaluate`. With `rows`, one count per data set, nobody is contacted."""
@@ -119,7 +119,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         draft = preparing.evaluation(
             self._parties(data, dealer, rows), _encoding(encoding), model, metrics, predictions, terms
         )
-        return price(draft.spec, bandwidth_bps=bandwidth_bps, latency_s=latency_s)
+        return price(draft, bandwidth_bps=bandwidth_bps, latency_s=latency_s)
 
     def quote_train(
         self,
@@ -133,14 +133,14 @@ class Buyer(AbstractContextManager["Buyer"]):
         buyer_rows: int = 0,
         bandwidth_bps: float = 1e8,
         latency_s: float = 0.02,
-        frac_bits: int = 20,
+        frac_bits: int | None = None,
     ) -> Quote:
         """The price of `train`. With `rows`, one count per data set, nobody is contacted."""
         terms = self._terms(frac_bits=frac_bits)
         draft = preparing.training(
             self._parties(data, dealer, rows), _encoding(encoding), schedule, metrics, buyer_rows, terms
         )
-        return price(draft.spec, bandwidth_bps=bandwidth_bps, latency_s=latency_s)
+        return price(draft, bandwidth_bps=bandwidth_bps, latency_s=latency_s)
 
     # ---- jobs
     def evaluate(
@@ -152,7 +152,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         metrics: Sequence[str] = ("accuracy",),
         predictions: bool = False,
         dealer: str | None = None,
-        frac_bits: int = 20,
+        frac_bits: int | None = None,
         block_rows: int = 4096,
         purpose: str = "",
         lifetime_s: float = 86_400,
@@ -165,6 +165,7 @@ class Buyer(AbstractContextManager["Buyer"]):
             model: path of an ONNX file, a torch.nn.Module, a scikit-learn linear model, or an `enclave` Model.
             data: OWNER/DATASET, one per owner; rows count together.
             encoding: path of a TOML file, or the value itself.
+            frac_bits: of fixed point; None: 20, or fewer where the model and the declared ranges need the room.
             wait_s: how long to wait where an owner approves by hand.
             mock: first run the job here, in plaintext, on the data sets' mock twins.
 
@@ -191,7 +192,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         metrics: Sequence[str] = (),
         rows: Any = None,
         dealer: str | None = None,
-        frac_bits: int = 20,
+        frac_bits: int | None = None,
         purpose: str = "",
         lifetime_s: float = 86_400,
         wait_s: float = 0,
@@ -327,7 +328,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         )
 
     def _terms(
-        self, frac_bits: int = 20, block_rows: int = 4096, purpose: str = "", lifetime_s: float = 86_400
+        self, frac_bits: int | None = None, block_rows: int = 4096, purpose: str = "", lifetime_s: float = 86_400
     ) -> Terms:
         if not math.isfinite(lifetime_s) or lifetime_s < 1:
             raise BadInput(f"a job must live at least 1 s, found {lifetime_s}")

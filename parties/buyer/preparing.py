@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enclave import __version__
-from enclave.errors import BadData, BadInput, BadSpec, EnclaveError, PolicyRefused, SessionError
+from enclave.errors import BadData, BadInput, BadSpec, EnclaveError, PolicyRefused, RangeExceeded, SessionError
 from enclave.identity import Card, Identity
 from enclave.messages import Architecture, DatasetRef, DescribeReply, Encoding, JobSpec
 from parties.buyer.classes import class_order
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from enclave.jobs import JobRecord
     from enclave.models import Model
     from enclave.workloads import Inputs
+    from enclave.workloads.numeric import NumericPlan
 
 __all__ = [
     "Draft",
@@ -80,6 +81,12 @@ class Draft:
     def __repr__(self) -> str:
         return f"Draft({self.spec.kind} {self.spec.job_id})"
 
+    def numbers(self) -> NumericPlan:
+        """How far the job's numbers go and how wrong they can be."""
+        from enclave.workloads.numeric import evaluation_numbers, training_numbers
+
+        return training_numbers(self.spec) if self.model is None else evaluation_numbers(self.model, self.spec)
+
     def inputs(self) -> Inputs:
         """What this party brings to the session."""
         from enclave.workloads import Inputs
@@ -100,8 +107,8 @@ def evaluation(
     Raises: BadModel, BadInput where model, encoding and metrics do not fit; RangeExceeded naming the layer whose
         values could leave the fixed-point range.
     """
-    from enclave.metrics import error_limit
-    from enclave.models import check_ranges, read_model
+    from enclave.models import read_model
+    from enclave.workloads.numeric import check_evaluation
 
     _check_columns(parties, encoding)
     read = read_model(model, class_order=lambda labels: class_order(labels, encoding))
@@ -119,16 +126,8 @@ def evaluation(
         code_version=__version__,
         model_commitment=read.commitment(salt),
     )
-    _check(spec)
-    check_ranges(
-        read,
-        encoding,
-        terms.frac_bits,
-        rows=spec.rows,
-        holders=len(spec.datasets),
-        outputs=outputs,
-        error_limit=error_limit(terms.frac_bits, spec.rows),
-    )
+    _check(spec, ranges=False)
+    spec = _with_digits(spec, terms, lambda attempt: check_evaluation(read, attempt))
     return Draft(spec, parties, model=read, salt=salt)
 
 
@@ -148,7 +147,8 @@ def training(
     buyer_rows: int,
     terms: Terms,
 ) -> Draft:
-    """The draft of a training; raises BadInput where kind, target, metrics and schedule do not fit."""
+    """The draft of a training; raises BadInput where kind, target, metrics and schedule do not fit, RangeExceeded
+    where what enters it leaves the fixed-point range."""
     _check_columns(parties, encoding)
     try:
         architecture, plan = trained_network(schedule, encoding)
@@ -170,8 +170,8 @@ def training(
         training=plan,
         buyer_rows=buyer_rows,
     )
-    _check(spec)
-    return Draft(spec, parties)
+    _check(spec, ranges=False)
+    return Draft(_with_digits(spec, terms, lambda attempt: None), parties)
 
 
 def own_rows(source: Any, encoding: Encoding) -> RowSource | None:
@@ -274,13 +274,28 @@ def _check_columns(parties: Parties, encoding: Encoding) -> None:
             raise BadData(f"{offer.name} has no column {', '.join(missing[:8])}", hint=f"its columns: {shown}")
 
 
-def _check(spec: JobSpec) -> None:
+def _check(spec: JobSpec, *, ranges: bool = True) -> None:
     from enclave.workloads import check_spec
 
     try:
         check_spec(spec)
     except BadSpec as error:
         raise _as_input(error) from error
+    except RangeExceeded:
+        if ranges:
+            raise
+
+
+def _with_digits(spec: JobSpec, terms: Terms, check: Callable[[JobSpec], object]) -> JobSpec:
+    """The specification with the fractional bits of the terms, or the most that its numbers leave room for."""
+    from enclave.workloads.numeric import fitting
+
+    def attempt(bits: int) -> None:
+        candidate = replace(spec, frac_bits=bits)
+        _check(candidate)
+        check(candidate)
+
+    return replace(spec, frac_bits=fitting(attempt, terms.frac_bits))
 
 
 def _as_input(error: BadSpec) -> BadInput:

@@ -9,6 +9,7 @@ from parties.buyer.results import Cost, Quote
 
 if TYPE_CHECKING:
     from enclave.plan import Plan
+    from parties.buyer.preparing import Draft
 
 __all__ = ["cost_of", "plan_of", "price"]
 
@@ -26,8 +27,9 @@ def cost_of(plan: Plan, spec: JobSpec) -> Cost:
     return Cost(plan.rounds, {(names[a], names[b]): size for (a, b), size in plan.link_bytes.items() if size})
 
 
-def price(spec: JobSpec, *, bandwidth_bps: float, latency_s: float) -> Quote:
-    """What the job would send and how long it would take at a bandwidth and a one-way latency."""
+def price(draft: Draft, *, bandwidth_bps: float, latency_s: float) -> Quote:
+    """What the job would send, how long it would take at a bandwidth and a one-way latency, and how exact it is."""
+    spec = draft.spec
     plan = plan_of(spec)
     return Quote(
         kind=spec.kind,
@@ -40,4 +42,5 @@ def price(spec: JobSpec, *, bandwidth_bps: float, latency_s: float) -> Quote:
         latency_s=latency_s,
         plan_digest=plan.digest,
         parties=tuple(party.name for party in spec.parties),
+        numbers=draft.numbers(),
     )

@@ -14,6 +14,7 @@ from parties.buyer.records import PREDICTIONS, RECEIPT, REPORT, REPORT_PAGE, Job
 
 if TYPE_CHECKING:
     from enclave.models import Model
+    from enclave.workloads.numeric import NumericPlan
 
 __all__ = ["Cost", "JobResult", "JobSummary", "Progress", "Quote", "Withdrawal"]
 
@@ -50,7 +51,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A job's price before it is proposed: its plan, and the plan at a given bandwidth and latency."""
+    """A job before it is proposed: its plan, that plan at a bandwidth and latency, and what its numbers can do."""
 
     kind: str
     rows: int
@@ -62,6 +63,7 @@ class Quote:
     latency_s: float
     plan_digest: bytes
     parties: tuple[str, ...]
+    numbers: NumericPlan
 
     def to_json(self) -> dict[str, Any]:
         """JSON types."""
@@ -75,6 +77,7 @@ class Quote:
             "bandwidth_bps": self.bandwidth_bps,
             "latency_s": self.latency_s,
             "plan_digest": self.plan_digest.hex(),
+            "numbers": self.numbers.to_json(),
         }
 
 

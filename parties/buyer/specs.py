@@ -73,11 +73,11 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The conditions of a job besides what it computes."""
+    """The conditions of a job besides what it computes; `frac_bits` None: chosen by the numeric plan."""
 
     created_unix_s: int
     lifetime_s: int = 86_400
-    frac_bits: int = 20
+    frac_bits: int | None = None
     block_rows: int = 4096
     purpose: str = ""
 
@@ -192,7 +192,7 @@ def job_spec(
             model_commitment=model_commitment,
             outputs=tuple(outputs),
             training=training,
-            frac_bits=terms.frac_bits,
+            frac_bits=20 if terms.frac_bits is None else terms.frac_bits,
             code_version=code_version,
             purpose=terms.purpose,
             block_rows=terms.block_rows,

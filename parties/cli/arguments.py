@@ -176,7 +176,7 @@ def _job(leaf: argparse.ArgumentParser) -> None:
     leaf.add_argument("--encoding", type=Path, required=True, metavar="FILE.toml", help="how rows become numbers")
     leaf.add_argument("--dealer", metavar="NAME", help="default: the only trusted dealer")
     leaf.add_argument(
-        "--frac-bits", type=int, default=20, metavar="N", help="fractional bits of fixed point, default 20"
+        "--frac-bits", type=int, metavar="N", help="fractional bits of fixed point; default 20, or fewer to make room"
     )
 
 

@@ -19,6 +19,7 @@ from parties.cli.units import bytes_text, seconds_text
 if TYPE_CHECKING:
     from enclave.messages import DatasetInfo
     from enclave.models import Model
+    from enclave.workloads.numeric import NumericPlan
 
 __all__ = ["COMMANDS", "result_text"]
 
@@ -135,7 +136,34 @@ def _quote_text(quote: Quote) -> str:
             f"time     {seconds_text(quote.seconds)} at {rate}",
             "",
             table(("party", "sends", "receives"), rows, right=(1, 2)),
+            "",
+            _numbers_text(quote.numbers),
         ]
+    )
+
+
+def _numbers_text(numbers: NumericPlan) -> str:
+    rows = [
+        (
+            step.name,
+            step.op,
+            "watched" if step.bound is None else f"{step.bound:.4g}",
+            f"{step.limit:.4g}",
+            step.digits,
+            "not stated" if step.error is None else f"{step.error:.2g}",
+            "none" if step.failure == 0 else f"{step.failure:.1g}",
+        )
+        for step in numbers.steps
+    ]
+    stated = "depends on the data" if numbers.output_error is None else f"at most {numbers.output_error:.2g}"
+    lines = [
+        table(("number", "", "at most", "limit", "bits", "error", "failure"), rows, right=(2, 3, 4, 5, 6)),
+        "",
+        f"fixed point with {numbers.frac_bits} fractional bits; error of an output: {stated}",
+    ]
+    watched = dict.fromkeys(step.on_failure for step in numbers.steps if step.failure)
+    return "\n".join(
+        [*lines, *(f"watched: a number beyond its limit is noticed at the end; {text}" for text in watched)]
     )
 
 

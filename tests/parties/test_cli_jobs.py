@@ -124,7 +124,13 @@ def test_a_buyer_asks_for_a_price(enclave: Shell, fleet: Fleet, at: Callable[...
         r"time     [\d.]+ s at 10 Mbit/s, 40 ms one way\n"
         r"\n"
         r"party +sends +receives\n"
-        r"owner0 .*\nbuyer .*\ndealer .* 0 B\n",
+        r"owner0 .*\nbuyer .*\ndealer .* 0 B\n"
+        r"\n"
+        r"number +at most +limit +bits +error +failure\n"
+        r"input +encoding +[\d.]+ +2\.199e\+12 +20 +4\.8e-07 +none\n"
+        r"(.+ none\n)+"
+        r"\n"
+        r"fixed point with 20 fractional bits; error of an output: at most [\d.e-]+\n",
         enclave.out,
     )
     assert at("buyer", *words, "--json") == 0
@@ -134,6 +140,8 @@ def test_a_buyer_asks_for_a_price(enclave: Shell, fleet: Fleet, at: Callable[...
     train = ["buyer", "quote", "train", *_job(fleet), "--rows", "1000"]
     assert at("buyer", *train, "--kind", "mlp", "--hidden", "8,4", "--buyer-rows", "100") == 0
     assert enclave.out.startswith("train over 1,100 rows\n")
+    assert re.search(r"^weights +any step +watched +1\.678e\+07 +20 +[\d.e-]+ +0\.0002$", enclave.out, re.MULTILINE)
+    assert "watched: a number beyond its limit is noticed at the end; all outputs of the job become" in enclave.out
     assert at("buyer", *train, "--kind", "mlp") == 1
     assert "an mlp needs them" in enclave.err
     assert at("buyer", *train, "--kind", "linear") == 1

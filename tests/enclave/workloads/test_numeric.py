@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from enclave.errors import RangeExceeded
 from enclave.messages import Architecture, Encoding, Feature, Layer, NumericFeature, TensorType, Training
 from enclave.models import Model, dense_architecture, forward_float
-from enclave.workloads.numeric import evaluation_numbers, fitting, output_errors, training_numbers
+from enclave.workloads.numeric import NumericPlan, evaluation_numbers, fitting, output_errors, training_numbers
 from enclave.workloads.watch import COUNT, weight_limit
 from tests.enclave.workloads.made_jobs import classes, holders, job, number
 from tests.enclave.workloads.test_on_shares import on_shares
@@ -83,7 +84,7 @@ def test_no_row_is_further_off_than_stated(seed: int, kind: str, head: str, frac
     model = made(rng, head, kind, edge) if kind.endswith("2d") else made(rng, kind, head, edge)
     x = np.concatenate([rng.uniform(-2, 2, (5, 16)), rng.choice([-2.0, 2.0], (5, 16))])
     spec = job(x, None, model.architecture, ("predictions",), frac_bits=frac_bits)
-    numbers = evaluation_numbers(model, spec.encoding, frac_bits, rows=10)
+    numbers = evaluation_numbers(model, spec)
     errors = output_errors(model, spec.encoding, frac_bits)
     found = on_shares(spec, holders(spec, x, np.zeros(10)), model.weights).predictions
     assert found is not None
@@ -99,7 +100,7 @@ def test_a_stated_error_is_not_far_above_the_worst_row() -> None:
     model = network((30,), [Layer("linear", "y", ("input",), ("w",))], {"w": rng.normal(size=(30, 1))})
     x = rng.uniform(-1, 1, (4000, 30))
     spec = job(x, None, model.architecture, ("predictions",), frac_bits=12, block_rows=4000)
-    stated = evaluation_numbers(model, spec.encoding, 12, rows=4000).output_error
+    stated = evaluation_numbers(model, spec).output_error
     found = on_shares(spec, holders(spec, x, np.zeros(4000)), model.weights).predictions
     off = np.abs(np.asarray(found).reshape(-1) - forward_float(model, x).reshape(-1)).max()
     assert stated is not None and stated / 8 < off <= stated
@@ -109,24 +110,34 @@ def linear(weight: float) -> Model:
     return network((1,), [Layer("linear", "score", ("input",), ("w",))], {"w": np.array([[weight]])})
 
 
+def numbers_of(model: Model, encoding: Encoding, frac_bits: int, owners: tuple[int, ...] = (1,)) -> NumericPlan:
+    blank = np.zeros((sum(owners), encoding.width))
+    spec = job(blank, None, model.architecture, ("predictions",), owners=owners, frac_bits=frac_bits)
+    return evaluation_numbers(model, replace(spec, encoding=encoding))
+
+
+def chosen(model: Model, encoding: Encoding, wanted: int | None) -> int:
+    return fitting(lambda bits: numbers_of(model, encoding, bits), wanted)
+
+
 ONE = Encoding((Feature("x", numeric=NumericFeature(low=-1.0, high=1.0)),))
 
 
 def test_the_default_is_taken_where_it_fits_and_fewer_bits_where_not() -> None:
-    assert evaluation_numbers(linear(3.0), ONE, None, rows=1).frac_bits == 20
-    assert evaluation_numbers(linear(2.0**21), ONE, None, rows=1).frac_bits == 17
-    assert evaluation_numbers(linear(2.0**34), ONE, None, rows=1).frac_bits == 11
-    assert evaluation_numbers(linear(3.0), ONE, 9, rows=1).frac_bits == 9
+    assert chosen(linear(3.0), ONE, None) == 20
+    assert chosen(linear(2.0**21), ONE, None) == 17
+    assert chosen(linear(2.0**34), ONE, None) == 11
+    assert chosen(linear(3.0), ONE, 9) == 9
 
 
 def test_a_refusal_names_the_layer_the_bound_and_what_would_help() -> None:
     with pytest.raises(RangeExceeded, match="values at score can reach 4") as caught:
-        evaluation_numbers(linear(2.0**22), ONE, 20, rows=1)
+        chosen(linear(2.0**22), ONE, 20)
     assert (caught.value.layer, caught.value.limit) == ("score", 2.0**21)
     assert "--frac-bits 17" in caught.value.hint
     with pytest.raises(RangeExceeded) as caught:
         encoding = Encoding((Feature("x", numeric=NumericFeature(low=-(2.0**12), high=1.0)),))
-        evaluation_numbers(linear(2.0**35), encoding, None, rows=1)
+        chosen(linear(2.0**35), encoding, None)
     assert caught.value.layer == "score" and "no number of fractional bits makes room" in caught.value.hint
 
 
@@ -136,14 +147,14 @@ def test_what_is_refused_does_wrap() -> None:
     x = np.array([[0.99], [-0.99]])
     spec = job(x, None, model.architecture, ("predictions",), frac_bits=20)
     with pytest.raises(RangeExceeded):
-        evaluation_numbers(model, spec.encoding, 20, rows=2)
+        evaluation_numbers(model, spec)
     found = on_shares(spec, holders(spec, x, np.zeros(2)), model.weights).predictions
     assert np.abs(np.asarray(found).reshape(-1) - forward_float(model, x).reshape(-1)).min() > 2.0**20
 
 
 def test_digits_of_a_product_stay_until_something_takes_them_off() -> None:
     rng = np.random.default_rng(1)
-    numbers = evaluation_numbers(image_network(rng, "softmax", "avg_pool2d", 0.5), _wide(16), 20, rows=10)
+    numbers = numbers_of(image_network(rng, "softmax", "avg_pool2d", 0.5), _wide(16), 20)
     assert {step.name: step.digits for step in numbers.steps} == {
         "input": 20,
         "conv": 40,
@@ -166,7 +177,7 @@ def test_digits_of_a_product_stay_until_something_takes_them_off() -> None:
         {"w": np.array([[2.0**20]])},
     )
     with pytest.raises(RangeExceeded, match="values at b"):
-        evaluation_numbers(big, ONE, 20, rows=1)
+        numbers_of(big, ONE, 20)
 
 
 def _wide(width: int) -> Encoding:
@@ -175,8 +186,8 @@ def _wide(width: int) -> Encoding:
 
 def test_joint_standardisation_states_no_error() -> None:
     encoding = Encoding((Feature("x", numeric=NumericFeature(low=-1.0, high=1.0)),), None, True)
-    assert evaluation_numbers(linear(1.0), encoding, 20, rows=100, holders=1).output_error is not None
-    shared = evaluation_numbers(linear(1.0), encoding, 20, rows=100, holders=2)
+    assert numbers_of(linear(1.0), encoding, 20, (100,)).output_error is not None
+    shared = numbers_of(linear(1.0), encoding, 20, (60, 40))
     assert shared.output_error is None and shared.to_json()["steps"][0]["error"] is None
 
 
