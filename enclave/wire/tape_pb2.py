@@ -24,43 +24,27 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65nclave/wire/tape.proto\x12\x0c\x65nclave.wire\"\xe5\x02\n\tTapeEntry\x12\x0e\n\x06stream\x18\x01 \x01(\x04\x12,\n\x07product\x18\x02 \x01(\x0b\x32\x19.enclave.wire.TapeProductH\x00\x12\x32\n\ntruncation\x18\x03 \x01(\x0b\x32\x1c.enclave.wire.TapeTruncationH\x00\x12\x32\n\ncomparison\x18\x04 \x01(\x0b\x32\x1c.enclave.wire.TapeComparisonH\x00\x12*\n\x06series\x18\x05 \x01(\x0b\x32\x18.enclave.wire.TapeSeriesH\x00\x12(\n\x05gated\x18\x06 \x01(\x0b\x32\x17.enclave.wire.TapeGatedH\x00\x12+\n\x07one_hot\x18\x07 \x01(\x0b\x32\x18.enclave.wire.TapeOneHotH\x00\x12&\n\x04\x62its\x18\x08 \x01(\x0b\x32\x16.enclave.wire.TapeBitsH\x00\x42\x07\n\x05\x65ntry\"F\n\x08TapeMask\x12+\n\x08segments\x18\x01 \x03(\x0b\x32\x19.enclave.wire.TapeSegment\x12\r\n\x05shape\x18\x02 \x03(\x04\"i\n\x0bTapeSegment\x12\x0e\n\x06stream\x18\x01 \x01(\x04\x12\r\n\x05shape\x18\x02 \x03(\x04\x12\r\n\x05start\x18\x03 \x01(\x04\x12\x0c\n\x04stop\x18\x04 \x01(\x04\x12\x13\n\x06holder\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\t\n\x07_holder\"\xc4\x02\n\x0bTapeProduct\x12!\n\x01x\x18\x01 \x01(\x0b\x32\x16.enclave.wire.TapeMask\x12!\n\x01y\x18\x02 \x01(\x0b\x32\x16.enclave.wire.TapeMask\x12$\n\x03mul\x18\x03 \x01(\x0b\x32\x15.enclave.wire.TapeMulH\x00\x12*\n\x06matmul\x18\x04 \x01(\x0b\x32\x18.enclave.wire.TapeMatMulH\x00\x12*\n\x06\x63onv2d\x18\x05 \x01(\x0b\x32\x18.enclave.wire.TapeConv2dH\x00\x12\x35\n\x0c\x62\x61tch_matmul\x18\x06 \x01(\x0b\x32\x1d.enclave.wire.TapeBatchMatMulH\x00\x12\x34\n\x0b\x63onvolution\x18\x07 \x01(\x0b\x32\x1d.enclave.wire.TapeConvolutionH\x00\x42\x04\n\x02op\"\t\n\x07TapeMul\"6\n\nTapeMatMul\x12\x13\n\x0btranspose_x\x18\x01 \x01(\x08\x12\x13\n\x0btranspose_y\x18\x02 \x01(\x08\"\x11\n\x0fTapeBatchMatMul\"O\n\nTapeConv2d\x12\x0e\n\x06stride\x18\x01 \x03(\r\x12\x0f\n\x07padding\x18\x02 \x03(\r\x12\x10\n\x08\x64ilation\x18\x03 \x03(\r\x12\x0e\n\x06groups\x18\x04 \x01(\r\"\x80\x01\n\x0fTapeConvolution\x12\x0e\n\x06stride\x18\x01 \x03(\r\x12\x0f\n\x07padding\x18\x02 \x03(\r\x12\x10\n\x08\x64ilation\x18\x03 \x03(\r\x12\x16\n\x0eoutput_padding\x18\x04 \x03(\r\x12\x0e\n\x06groups\x18\x05 \x01(\r\x12\x12\n\ntransposed\x18\x06 \x01(\x08\"-\n\x0eTapeTruncation\x12\r\n\x05shape\x18\x01 \x03(\x04\x12\x0c\n\x04\x62its\x18\x02 \x01(\r\"=\n\x0eTapeComparison\x12\t\n\x01n\x18\x01 \x01(\x04\x12\x12\n\nthresholds\x18\x02 \x01(\r\x12\x0c\n\x04relu\x18\x03 \x01(\x08\"S\n\nTapeSeries\x12\t\n\x01n\x18\x01 \x01(\x04\x12,\n\x08\x66unction\x18\x02 \x01(\x0e\x32\x1a.enclave.wire.TapeFunction\x12\x0c\n\x04\x62its\x18\x03 \x01(\r\"~\n\tTapeGated\x12\x30\n\ncomparison\x18\x01 \x01(\x0b\x32\x1c.enclave.wire.TapeComparison\x12,\n\x08\x66unction\x18\x02 \x01(\x0e\x32\x1a.enclave.wire.TapeFunction\x12\x11\n\tfrac_bits\x18\x03 \x01(\r\"%\n\nTapeOneHot\x12\t\n\x01n\x18\x01 \x01(\x04\x12\x0c\n\x04\x62its\x18\x02 \x01(\r\"\x15\n\x08TapeBits\x12\t\n\x01n\x18\x01 \x01(\x04*\x9a\x02\n\x0cTapeFunction\x12\x1d\n\x19TAPE_FUNCTION_UNSPECIFIED\x10\x00\x12\x15\n\x11TAPE_FUNCTION_EXP\x10\x01\x12\x19\n\x15TAPE_FUNCTION_SIGMOID\x10\x02\x12\x1c\n\x18TAPE_FUNCTION_RECIPROCAL\x10\x03\x12\x17\n\x13TAPE_FUNCTION_RSQRT\x10\x04\x12\x15\n\x11TAPE_FUNCTION_LOG\x10\x05\x12\x16\n\x12TAPE_FUNCTION_SINE\x10\x06\x12\x18\n\x14TAPE_FUNCTION_COSINE\x10\x07\x12\x15\n\x11TAPE_FUNCTION_ERF\x10\x08\x12\"\n\x1eTAPE_FUNCTION_RECIPROCAL_TO_10\x10\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65nclave/wire/tape.proto\x12\x0c\x65nclave.wire\"D\n\tTapeEntry\x12\x0e\n\x06stream\x18\x01 \x01(\x04\x12\'\n\x05\x65ntry\x18\x02 \x01(\x0b\x32\x18.enclave.wire.TapeRecord\"[\n\nTapeRecord\x12$\n\x04kind\x18\x01 \x01(\x0e\x32\x16.enclave.wire.TapeKind\x12\'\n\x06\x66ields\x18\x02 \x03(\x0b\x32\x17.enclave.wire.TapeField\"\x92\x02\n\tTapeField\x12\x10\n\x06number\x18\x01 \x01(\x04H\x00\x12\x0e\n\x04\x66lag\x18\x02 \x01(\x08H\x00\x12(\n\x05width\x18\x03 \x01(\x0e\x32\x17.enclave.wire.TapeWidthH\x00\x12.\n\x08\x66unction\x18\x04 \x01(\x0e\x32\x1a.enclave.wire.TapeFunctionH\x00\x12*\n\x06record\x18\x05 \x01(\x0b\x32\x18.enclave.wire.TapeRecordH\x00\x12&\n\x04list\x18\x06 \x01(\x0b\x32\x16.enclave.wire.TapeListH\x00\x12,\n\x07nothing\x18\x07 \x01(\x0b\x32\x19.enclave.wire.TapeNothingH\x00\x42\x07\n\x05value\"2\n\x08TapeList\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.enclave.wire.TapeField\"\r\n\x0bTapeNothing*\xe1\x03\n\x08TapeKind\x12\x19\n\x15TAPE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11TAPE_KIND_PRODUCT\x10\x01\x12\x18\n\x14TAPE_KIND_TRUNCATION\x10\x02\x12\x18\n\x14TAPE_KIND_COMPARISON\x10\x03\x12\x12\n\x0eTAPE_KIND_RELU\x10\x04\x12\x12\n\x0eTAPE_KIND_GATE\x10\x05\x12\x14\n\x10TAPE_KIND_SERIES\x10\x06\x12\x13\n\x0fTAPE_KIND_GATED\x10\x07\x12\x15\n\x11TAPE_KIND_ONE_HOT\x10\x08\x12\x12\n\x0eTAPE_KIND_BITS\x10\t\x12\x11\n\rTAPE_KIND_AND\x10\n\x12\x12\n\x0eTAPE_KIND_MASK\x10 \x12\x15\n\x11TAPE_KIND_SEGMENT\x10!\x12\x13\n\x0fTAPE_KIND_FLIPS\x10\"\x12\x12\n\x0eTAPE_KIND_TREE\x10#\x12\x14\n\x10TAPE_KIND_GATING\x10$\x12\x11\n\rTAPE_KIND_MUL\x10@\x12\x14\n\x10TAPE_KIND_MATMUL\x10\x41\x12\x14\n\x10TAPE_KIND_CONV2D\x10\x42\x12\x1a\n\x16TAPE_KIND_BATCH_MATMUL\x10\x43\x12\x19\n\x15TAPE_KIND_CONVOLUTION\x10\x44*s\n\tTapeWidth\x12\x1a\n\x16TAPE_WIDTH_UNSPECIFIED\x10\x00\x12\x11\n\rTAPE_WIDTH_U1\x10\x01\x12\x11\n\rTAPE_WIDTH_U2\x10\x02\x12\x11\n\rTAPE_WIDTH_U4\x10\x03\x12\x11\n\rTAPE_WIDTH_U8\x10\x04*\x83\x02\n\x0cTapeFunction\x12\x1d\n\x19TAPE_FUNCTION_UNSPECIFIED\x10\x00\x12\x19\n\x15TAPE_FUNCTION_SIGMOID\x10\x02\x12\x1c\n\x18TAPE_FUNCTION_RECIPROCAL\x10\x03\x12\x17\n\x13TAPE_FUNCTION_RSQRT\x10\x04\x12\x15\n\x11TAPE_FUNCTION_LOG\x10\x05\x12\x16\n\x12TAPE_FUNCTION_SINE\x10\x06\x12\x18\n\x14TAPE_FUNCTION_COSINE\x10\x07\x12\x15\n\x11TAPE_FUNCTION_ERF\x10\x08\x12\"\n\x1eTAPE_FUNCTION_RECIPROCAL_TO_10\x10\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'enclave.wire.tape_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TAPEFUNCTION']._serialized_start=1591
-  _globals['_TAPEFUNCTION']._serialized_end=1873
-  _globals['_TAPEENTRY']._serialized_start=42
-  _globals['_TAPEENTRY']._serialized_end=399
-  _globals['_TAPEMASK']._serialized_start=401
-  _globals['_TAPEMASK']._serialized_end=471
-  _globals['_TAPESEGMENT']._serialized_start=473
-  _globals['_TAPESEGMENT']._serialized_end=578
-  _globals['_TAPEPRODUCT']._serialized_start=581
-  _globals['_TAPEPRODUCT']._serialized_end=905
-  _globals['_TAPEMUL']._serialized_start=907
-  _globals['_TAPEMUL']._serialized_end=916
-  _globals['_TAPEMATMUL']._serialized_start=918
-  _globals['_TAPEMATMUL']._serialized_end=972
-  _globals['_TAPEBATCHMATMUL']._serialized_start=974
-  _globals['_TAPEBATCHMATMUL']._serialized_end=991
-  _globals['_TAPECONV2D']._serialized_start=993
-  _globals['_TAPECONV2D']._serialized_end=1072
-  _globals['_TAPECONVOLUTION']._serialized_start=1075
-  _globals['_TAPECONVOLUTION']._serialized_end=1203
-  _globals['_TAPETRUNCATION']._serialized_start=1205
-  _globals['_TAPETRUNCATION']._serialized_end=1250
-  _globals['_TAPECOMPARISON']._serialized_start=1252
-  _globals['_TAPECOMPARISON']._serialized_end=1313
-  _globals['_TAPESERIES']._serialized_start=1315
-  _globals['_TAPESERIES']._serialized_end=1398
-  _globals['_TAPEGATED']._serialized_start=1400
-  _globals['_TAPEGATED']._serialized_end=1526
-  _globals['_TAPEONEHOT']._serialized_start=1528
-  _globals['_TAPEONEHOT']._serialized_end=1565
-  _globals['_TAPEBITS']._serialized_start=1567
-  _globals['_TAPEBITS']._serialized_end=1588
+  _globals['_TAPEKIND']._serialized_start=549
+  _globals['_TAPEKIND']._serialized_end=1030
+  _globals['_TAPEWIDTH']._serialized_start=1032
+  _globals['_TAPEWIDTH']._serialized_end=1147
+  _globals['_TAPEFUNCTION']._serialized_start=1150
+  _globals['_TAPEFUNCTION']._serialized_end=1409
+  _globals['_TAPEENTRY']._serialized_start=41
+  _globals['_TAPEENTRY']._serialized_end=109
+  _globals['_TAPERECORD']._serialized_start=111
+  _globals['_TAPERECORD']._serialized_end=202
+  _globals['_TAPEFIELD']._serialized_start=205
+  _globals['_TAPEFIELD']._serialized_end=479
+  _globals['_TAPELIST']._serialized_start=481
+  _globals['_TAPELIST']._serialized_end=531
+  _globals['_TAPENOTHING']._serialized_start=533
+  _globals['_TAPENOTHING']._serialized_end=546
 # @@protoc_insertion_point(module_scope)

@@ -7,10 +7,41 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class TapeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TAPE_KIND_UNSPECIFIED: _ClassVar[TapeKind]
+    TAPE_KIND_PRODUCT: _ClassVar[TapeKind]
+    TAPE_KIND_TRUNCATION: _ClassVar[TapeKind]
+    TAPE_KIND_COMPARISON: _ClassVar[TapeKind]
+    TAPE_KIND_RELU: _ClassVar[TapeKind]
+    TAPE_KIND_GATE: _ClassVar[TapeKind]
+    TAPE_KIND_SERIES: _ClassVar[TapeKind]
+    TAPE_KIND_GATED: _ClassVar[TapeKind]
+    TAPE_KIND_ONE_HOT: _ClassVar[TapeKind]
+    TAPE_KIND_BITS: _ClassVar[TapeKind]
+    TAPE_KIND_AND: _ClassVar[TapeKind]
+    TAPE_KIND_MASK: _ClassVar[TapeKind]
+    TAPE_KIND_SEGMENT: _ClassVar[TapeKind]
+    TAPE_KIND_FLIPS: _ClassVar[TapeKind]
+    TAPE_KIND_TREE: _ClassVar[TapeKind]
+    TAPE_KIND_GATING: _ClassVar[TapeKind]
+    TAPE_KIND_MUL: _ClassVar[TapeKind]
+    TAPE_KIND_MATMUL: _ClassVar[TapeKind]
+    TAPE_KIND_CONV2D: _ClassVar[TapeKind]
+    TAPE_KIND_BATCH_MATMUL: _ClassVar[TapeKind]
+    TAPE_KIND_CONVOLUTION: _ClassVar[TapeKind]
+
+class TapeWidth(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TAPE_WIDTH_UNSPECIFIED: _ClassVar[TapeWidth]
+    TAPE_WIDTH_U1: _ClassVar[TapeWidth]
+    TAPE_WIDTH_U2: _ClassVar[TapeWidth]
+    TAPE_WIDTH_U4: _ClassVar[TapeWidth]
+    TAPE_WIDTH_U8: _ClassVar[TapeWidth]
+
 class TapeFunction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TAPE_FUNCTION_UNSPECIFIED: _ClassVar[TapeFunction]
-    TAPE_FUNCTION_EXP: _ClassVar[TapeFunction]
     TAPE_FUNCTION_SIGMOID: _ClassVar[TapeFunction]
     TAPE_FUNCTION_RECIPROCAL: _ClassVar[TapeFunction]
     TAPE_FUNCTION_RSQRT: _ClassVar[TapeFunction]
@@ -19,8 +50,33 @@ class TapeFunction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TAPE_FUNCTION_COSINE: _ClassVar[TapeFunction]
     TAPE_FUNCTION_ERF: _ClassVar[TapeFunction]
     TAPE_FUNCTION_RECIPROCAL_TO_10: _ClassVar[TapeFunction]
+TAPE_KIND_UNSPECIFIED: TapeKind
+TAPE_KIND_PRODUCT: TapeKind
+TAPE_KIND_TRUNCATION: TapeKind
+TAPE_KIND_COMPARISON: TapeKind
+TAPE_KIND_RELU: TapeKind
+TAPE_KIND_GATE: TapeKind
+TAPE_KIND_SERIES: TapeKind
+TAPE_KIND_GATED: TapeKind
+TAPE_KIND_ONE_HOT: TapeKind
+TAPE_KIND_BITS: TapeKind
+TAPE_KIND_AND: TapeKind
+TAPE_KIND_MASK: TapeKind
+TAPE_KIND_SEGMENT: TapeKind
+TAPE_KIND_FLIPS: TapeKind
+TAPE_KIND_TREE: TapeKind
+TAPE_KIND_GATING: TapeKind
+TAPE_KIND_MUL: TapeKind
+TAPE_KIND_MATMUL: TapeKind
+TAPE_KIND_CONV2D: TapeKind
+TAPE_KIND_BATCH_MATMUL: TapeKind
+TAPE_KIND_CONVOLUTION: TapeKind
+TAPE_WIDTH_UNSPECIFIED: TapeWidth
+TAPE_WIDTH_U1: TapeWidth
+TAPE_WIDTH_U2: TapeWidth
+TAPE_WIDTH_U4: TapeWidth
+TAPE_WIDTH_U8: TapeWidth
 TAPE_FUNCTION_UNSPECIFIED: TapeFunction
-TAPE_FUNCTION_EXP: TapeFunction
 TAPE_FUNCTION_SIGMOID: TapeFunction
 TAPE_FUNCTION_RECIPROCAL: TapeFunction
 TAPE_FUNCTION_RSQRT: TapeFunction
@@ -31,157 +87,45 @@ TAPE_FUNCTION_ERF: TapeFunction
 TAPE_FUNCTION_RECIPROCAL_TO_10: TapeFunction
 
 class TapeEntry(_message.Message):
-    __slots__ = ("stream", "product", "truncation", "comparison", "series", "gated", "one_hot", "bits")
+    __slots__ = ("stream", "entry")
     STREAM_FIELD_NUMBER: _ClassVar[int]
-    PRODUCT_FIELD_NUMBER: _ClassVar[int]
-    TRUNCATION_FIELD_NUMBER: _ClassVar[int]
-    COMPARISON_FIELD_NUMBER: _ClassVar[int]
-    SERIES_FIELD_NUMBER: _ClassVar[int]
-    GATED_FIELD_NUMBER: _ClassVar[int]
-    ONE_HOT_FIELD_NUMBER: _ClassVar[int]
-    BITS_FIELD_NUMBER: _ClassVar[int]
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
     stream: int
-    product: TapeProduct
-    truncation: TapeTruncation
-    comparison: TapeComparison
-    series: TapeSeries
-    gated: TapeGated
-    one_hot: TapeOneHot
-    bits: TapeBits
-    def __init__(self, stream: _Optional[int] = ..., product: _Optional[_Union[TapeProduct, _Mapping]] = ..., truncation: _Optional[_Union[TapeTruncation, _Mapping]] = ..., comparison: _Optional[_Union[TapeComparison, _Mapping]] = ..., series: _Optional[_Union[TapeSeries, _Mapping]] = ..., gated: _Optional[_Union[TapeGated, _Mapping]] = ..., one_hot: _Optional[_Union[TapeOneHot, _Mapping]] = ..., bits: _Optional[_Union[TapeBits, _Mapping]] = ...) -> None: ...
+    entry: TapeRecord
+    def __init__(self, stream: _Optional[int] = ..., entry: _Optional[_Union[TapeRecord, _Mapping]] = ...) -> None: ...
 
-class TapeMask(_message.Message):
-    __slots__ = ("segments", "shape")
-    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
-    SHAPE_FIELD_NUMBER: _ClassVar[int]
-    segments: _containers.RepeatedCompositeFieldContainer[TapeSegment]
-    shape: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, segments: _Optional[_Iterable[_Union[TapeSegment, _Mapping]]] = ..., shape: _Optional[_Iterable[int]] = ...) -> None: ...
+class TapeRecord(_message.Message):
+    __slots__ = ("kind", "fields")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    FIELDS_FIELD_NUMBER: _ClassVar[int]
+    kind: TapeKind
+    fields: _containers.RepeatedCompositeFieldContainer[TapeField]
+    def __init__(self, kind: _Optional[_Union[TapeKind, str]] = ..., fields: _Optional[_Iterable[_Union[TapeField, _Mapping]]] = ...) -> None: ...
 
-class TapeSegment(_message.Message):
-    __slots__ = ("stream", "shape", "start", "stop", "holder")
-    STREAM_FIELD_NUMBER: _ClassVar[int]
-    SHAPE_FIELD_NUMBER: _ClassVar[int]
-    START_FIELD_NUMBER: _ClassVar[int]
-    STOP_FIELD_NUMBER: _ClassVar[int]
-    HOLDER_FIELD_NUMBER: _ClassVar[int]
-    stream: int
-    shape: _containers.RepeatedScalarFieldContainer[int]
-    start: int
-    stop: int
-    holder: int
-    def __init__(self, stream: _Optional[int] = ..., shape: _Optional[_Iterable[int]] = ..., start: _Optional[int] = ..., stop: _Optional[int] = ..., holder: _Optional[int] = ...) -> None: ...
+class TapeField(_message.Message):
+    __slots__ = ("number", "flag", "width", "function", "record", "list", "nothing")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    FLAG_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    LIST_FIELD_NUMBER: _ClassVar[int]
+    NOTHING_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    flag: bool
+    width: TapeWidth
+    function: TapeFunction
+    record: TapeRecord
+    list: TapeList
+    nothing: TapeNothing
+    def __init__(self, number: _Optional[int] = ..., flag: _Optional[bool] = ..., width: _Optional[_Union[TapeWidth, str]] = ..., function: _Optional[_Union[TapeFunction, str]] = ..., record: _Optional[_Union[TapeRecord, _Mapping]] = ..., list: _Optional[_Union[TapeList, _Mapping]] = ..., nothing: _Optional[_Union[TapeNothing, _Mapping]] = ...) -> None: ...
 
-class TapeProduct(_message.Message):
-    __slots__ = ("x", "y", "mul", "matmul", "conv2d", "batch_matmul", "convolution")
-    X_FIELD_NUMBER: _ClassVar[int]
-    Y_FIELD_NUMBER: _ClassVar[int]
-    MUL_FIELD_NUMBER: _ClassVar[int]
-    MATMUL_FIELD_NUMBER: _ClassVar[int]
-    CONV2D_FIELD_NUMBER: _ClassVar[int]
-    BATCH_MATMUL_FIELD_NUMBER: _ClassVar[int]
-    CONVOLUTION_FIELD_NUMBER: _ClassVar[int]
-    x: TapeMask
-    y: TapeMask
-    mul: TapeMul
-    matmul: TapeMatMul
-    conv2d: TapeConv2d
-    batch_matmul: TapeBatchMatMul
-    convolution: TapeConvolution
-    def __init__(self, x: _Optional[_Union[TapeMask, _Mapping]] = ..., y: _Optional[_Union[TapeMask, _Mapping]] = ..., mul: _Optional[_Union[TapeMul, _Mapping]] = ..., matmul: _Optional[_Union[TapeMatMul, _Mapping]] = ..., conv2d: _Optional[_Union[TapeConv2d, _Mapping]] = ..., batch_matmul: _Optional[_Union[TapeBatchMatMul, _Mapping]] = ..., convolution: _Optional[_Union[TapeConvolution, _Mapping]] = ...) -> None: ...
+class TapeList(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[TapeField]
+    def __init__(self, items: _Optional[_Iterable[_Union[TapeField, _Mapping]]] = ...) -> None: ...
 
-class TapeMul(_message.Message):
+class TapeNothing(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
-
-class TapeMatMul(_message.Message):
-    __slots__ = ("transpose_x", "transpose_y")
-    TRANSPOSE_X_FIELD_NUMBER: _ClassVar[int]
-    TRANSPOSE_Y_FIELD_NUMBER: _ClassVar[int]
-    transpose_x: bool
-    transpose_y: bool
-    def __init__(self, transpose_x: _Optional[bool] = ..., transpose_y: _Optional[bool] = ...) -> None: ...
-
-class TapeBatchMatMul(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
-
-class TapeConv2d(_message.Message):
-    __slots__ = ("stride", "padding", "dilation", "groups")
-    STRIDE_FIELD_NUMBER: _ClassVar[int]
-    PADDING_FIELD_NUMBER: _ClassVar[int]
-    DILATION_FIELD_NUMBER: _ClassVar[int]
-    GROUPS_FIELD_NUMBER: _ClassVar[int]
-    stride: _containers.RepeatedScalarFieldContainer[int]
-    padding: _containers.RepeatedScalarFieldContainer[int]
-    dilation: _containers.RepeatedScalarFieldContainer[int]
-    groups: int
-    def __init__(self, stride: _Optional[_Iterable[int]] = ..., padding: _Optional[_Iterable[int]] = ..., dilation: _Optional[_Iterable[int]] = ..., groups: _Optional[int] = ...) -> None: ...
-
-class TapeConvolution(_message.Message):
-    __slots__ = ("stride", "padding", "dilation", "output_padding", "groups", "transposed")
-    STRIDE_FIELD_NUMBER: _ClassVar[int]
-    PADDING_FIELD_NUMBER: _ClassVar[int]
-    DILATION_FIELD_NUMBER: _ClassVar[int]
-    OUTPUT_PADDING_FIELD_NUMBER: _ClassVar[int]
-    GROUPS_FIELD_NUMBER: _ClassVar[int]
-    TRANSPOSED_FIELD_NUMBER: _ClassVar[int]
-    stride: _containers.RepeatedScalarFieldContainer[int]
-    padding: _containers.RepeatedScalarFieldContainer[int]
-    dilation: _containers.RepeatedScalarFieldContainer[int]
-    output_padding: _containers.RepeatedScalarFieldContainer[int]
-    groups: int
-    transposed: bool
-    def __init__(self, stride: _Optional[_Iterable[int]] = ..., padding: _Optional[_Iterable[int]] = ..., dilation: _Optional[_Iterable[int]] = ..., output_padding: _Optional[_Iterable[int]] = ..., groups: _Optional[int] = ..., transposed: _Optional[bool] = ...) -> None: ...
-
-class TapeTruncation(_message.Message):
-    __slots__ = ("shape", "bits")
-    SHAPE_FIELD_NUMBER: _ClassVar[int]
-    BITS_FIELD_NUMBER: _ClassVar[int]
-    shape: _containers.RepeatedScalarFieldContainer[int]
-    bits: int
-    def __init__(self, shape: _Optional[_Iterable[int]] = ..., bits: _Optional[int] = ...) -> None: ...
-
-class TapeComparison(_message.Message):
-    __slots__ = ("n", "thresholds", "relu")
-    N_FIELD_NUMBER: _ClassVar[int]
-    THRESHOLDS_FIELD_NUMBER: _ClassVar[int]
-    RELU_FIELD_NUMBER: _ClassVar[int]
-    n: int
-    thresholds: int
-    relu: bool
-    def __init__(self, n: _Optional[int] = ..., thresholds: _Optional[int] = ..., relu: _Optional[bool] = ...) -> None: ...
-
-class TapeSeries(_message.Message):
-    __slots__ = ("n", "function", "bits")
-    N_FIELD_NUMBER: _ClassVar[int]
-    FUNCTION_FIELD_NUMBER: _ClassVar[int]
-    BITS_FIELD_NUMBER: _ClassVar[int]
-    n: int
-    function: TapeFunction
-    bits: int
-    def __init__(self, n: _Optional[int] = ..., function: _Optional[_Union[TapeFunction, str]] = ..., bits: _Optional[int] = ...) -> None: ...
-
-class TapeGated(_message.Message):
-    __slots__ = ("comparison", "function", "frac_bits")
-    COMPARISON_FIELD_NUMBER: _ClassVar[int]
-    FUNCTION_FIELD_NUMBER: _ClassVar[int]
-    FRAC_BITS_FIELD_NUMBER: _ClassVar[int]
-    comparison: TapeComparison
-    function: TapeFunction
-    frac_bits: int
-    def __init__(self, comparison: _Optional[_Union[TapeComparison, _Mapping]] = ..., function: _Optional[_Union[TapeFunction, str]] = ..., frac_bits: _Optional[int] = ...) -> None: ...
-
-class TapeOneHot(_message.Message):
-    __slots__ = ("n", "bits")
-    N_FIELD_NUMBER: _ClassVar[int]
-    BITS_FIELD_NUMBER: _ClassVar[int]
-    n: int
-    bits: int
-    def __init__(self, n: _Optional[int] = ..., bits: _Optional[int] = ...) -> None: ...
-
-class TapeBits(_message.Message):
-    __slots__ = ("n",)
-    N_FIELD_NUMBER: _ClassVar[int]
-    n: int
-    def __init__(self, n: _Optional[int] = ...) -> None: ...

@@ -1,366 +1,219 @@
 """Tape entries on the wire: what a free-running program asks of the dealer, as validated messages.
 
-Numbers and shapes only. A kind of entry is a field of the message, a function is one of a closed list: no name
-that a party sends is ever looked up.
+Numbers and shapes only; `records` has the form. Here is the list of what may be asked for, and what must hold for it.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
+from google.protobuf.message import DecodeError
+
+from enclave.engines.mpc.fence.binary_masks import AndTriple
 from enclave.engines.mpc.fence.operations import BatchMatMul, Convolution
+from enclave.engines.mpc.fence.records import MAX_NUMBER, Catalogue
 from enclave.engines.mpc.fence.series import FUNCTIONS
-from enclave.engines.mpc.protocols.arithmetic import Bilinear, Conv2d, MatMul, Mul, ProductOfMasks, Truncation
-from enclave.engines.mpc.protocols.comparison import Comparison
+from enclave.engines.mpc.protocols.arithmetic import Conv2d, MatMul, Mul, ProductOfMasks, Truncation
+from enclave.engines.mpc.protocols.comparison import Comparison, Gate, Gating, Relu
 from enclave.engines.mpc.protocols.selection import BitMask, OneHotOfMask
-from enclave.engines.mpc.protocols.smooth import Gated, Series, SeriesTable
-from enclave.engines.mpc.tape import Entry, MaskRef, Segment
+from enclave.engines.mpc.protocols.smooth import Gated, SeriesTable
+from enclave.engines.mpc.protocols.trees import Tree
+from enclave.engines.mpc.tape import BitRef, Entry, MaskRef, Segment
 from enclave.errors import BadSpec
-from enclave.messages import Value, check
+from enclave.messages import check
 from enclave.wire import tape_pb2 as wire
 
-__all__ = ["MAX_MESSAGE_BYTES", "TapeEntry"]
+__all__ = ["MAX_MESSAGE_BYTES", "TapeEntry", "catalogue"]
 
 MAX_MESSAGE_BYTES = 1 << 20
-MAX_ELEMENTS = 1 << 40  # of one tensor; real limits are the dealer's
 MAX_AXES = 16
-_SERIES_BITS = 60
-_NUMBERS = {function: number for number, function in FUNCTIONS.items()}
+_ENTRIES: dict[int, type] = {
+    wire.TAPE_KIND_PRODUCT: ProductOfMasks,
+    wire.TAPE_KIND_TRUNCATION: Truncation,
+    wire.TAPE_KIND_COMPARISON: Comparison,
+    wire.TAPE_KIND_RELU: Relu,
+    wire.TAPE_KIND_GATE: Gate,
+    wire.TAPE_KIND_SERIES: SeriesTable,
+    wire.TAPE_KIND_GATED: Gated,
+    wire.TAPE_KIND_ONE_HOT: OneHotOfMask,
+    wire.TAPE_KIND_BITS: BitMask,
+    wire.TAPE_KIND_AND: AndTriple,
+}
+_PARTS: dict[int, type] = {
+    wire.TAPE_KIND_MASK: MaskRef,
+    wire.TAPE_KIND_SEGMENT: Segment,
+    wire.TAPE_KIND_FLIPS: BitRef,
+    wire.TAPE_KIND_TREE: Tree,
+    wire.TAPE_KIND_GATING: Gating,
+}
+_OPERATIONS: dict[int, type] = {
+    wire.TAPE_KIND_MUL: Mul,
+    wire.TAPE_KIND_MATMUL: MatMul,
+    wire.TAPE_KIND_CONV2D: Conv2d,
+    wire.TAPE_KIND_BATCH_MATMUL: BatchMatMul,
+    wire.TAPE_KIND_CONVOLUTION: Convolution,
+}
+
+
+@functools.cache
+def catalogue() -> Catalogue:
+    """All that may travel."""
+    return Catalogue({**_ENTRIES, **_PARTS, **_OPERATIONS}, FUNCTIONS, tuple(_OPERATIONS.values()))
+
+
+# ---- what must hold, besides the types of fields
 
 
 def _shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    check(len(shape) <= MAX_AXES and math.prod(shape) <= MAX_ELEMENTS, "a tape entry has an impossible shape")
+    check(len(shape) <= MAX_AXES and math.prod(shape) <= MAX_NUMBER, "a tape entry has an impossible shape")
     return shape
 
 
-def _count(n: int) -> int:
-    check(n <= MAX_ELEMENTS, f"a tape entry for {n} elements")
-    return n
+def _mask(mask: MaskRef) -> None:
+    for segment in mask.segments:
+        check(0 < len(_shape(segment.shape)), "a mask segment without axes")
+        check(segment.start <= segment.stop <= segment.shape[0], "a mask segment beyond its mask")
+    size = sum((s.stop - s.start) * math.prod(s.shape[1:]) for s in mask.segments)
+    check(0 < len(mask.segments) <= 1024 and size == math.prod(_shape(mask.shape)), "a mask that does not add up")
+    rests = {s.shape[1:] for s in mask.segments}
+    check(len(mask.segments) == 1 or rests == {mask.shape[1:]}, "a mask of unequal segments")
 
 
-def _function(number: int) -> Series | None:
-    check(number in FUNCTIONS, f"tape function {number} is unknown")
-    return FUNCTIONS[number]
-
-
-def _number(function: Series | None) -> int:
-    check(function in _NUMBERS, "a function that has no number on the wire")
-    return _NUMBERS[function]
-
-
-@dataclass(frozen=True, slots=True)
-class TapeSegment(Value):
-    """See `tape.Segment`."""
-
-    wire = wire.TapeSegment
-    stream: int
-    shape: tuple[int, ...]
-    start: int
-    stop: int
-    holder: int | None
-
-    def __post_init__(self) -> None:
-        check(0 < len(_shape(self.shape)), "a mask segment without axes")
-        check(self.start <= self.stop <= self.shape[0], "a mask segment beyond its mask")
-
-
-@dataclass(frozen=True, slots=True)
-class TapeMask(Value):
-    """See `tape.MaskRef`."""
-
-    wire = wire.TapeMask
-    segments: tuple[TapeSegment, ...]
-    shape: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        size = sum((s.stop - s.start) * math.prod(s.shape[1:]) for s in self.segments)
-        check(0 < len(self.segments) <= 1024 and size == math.prod(_shape(self.shape)), "a mask that does not add up")
-        rests = {s.shape[1:] for s in self.segments}
-        check(len(self.segments) == 1 or rests == {self.shape[1:]}, "a mask of unequal segments")
-
-    @classmethod
-    def of(cls, ref: MaskRef) -> TapeMask:
-        """The message of a mask."""
-        return cls(tuple(TapeSegment(s.stream, s.shape, s.start, s.stop, s.holder) for s in ref.segments), ref.shape)
-
-    def ref(self) -> MaskRef:
-        """The mask of this message."""
-        return MaskRef(tuple(Segment(s.stream, s.shape, s.start, s.stop, s.holder) for s in self.segments), self.shape)
-
-
-@dataclass(frozen=True, slots=True)
-class TapeMul(Value):
-    """See `arithmetic.Mul`."""
-
-    wire = wire.TapeMul
-
-
-@dataclass(frozen=True, slots=True)
-class TapeMatMul(Value):
-    """See `arithmetic.MatMul`."""
-
-    wire = wire.TapeMatMul
-    transpose_x: bool
-    transpose_y: bool
-
-
-@dataclass(frozen=True, slots=True)
-class TapeBatchMatMul(Value):
-    """See `operations.BatchMatMul`."""
-
-    wire = wire.TapeBatchMatMul
-
-
-@dataclass(frozen=True, slots=True)
-class TapeConv2d(Value):
-    """See `arithmetic.Conv2d`."""
-
-    wire = wire.TapeConv2d
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int
-
-    def __post_init__(self) -> None:
-        check((len(self.stride), len(self.padding), len(self.dilation)) == (2, 4, 2), "a convolution is incomplete")
-        check(min(*self.stride, *self.dilation, self.groups) > 0, "a convolution without steps")
-
-
-@dataclass(frozen=True, slots=True)
-class TapeConvolution(Value):
-    """See `operations.Convolution`."""
-
-    wire = wire.TapeConvolution
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    output_padding: tuple[int, ...]
-    groups: int
-    transposed: bool
-
-    def __post_init__(self) -> None:
-        lengths = {len(self.stride), len(self.padding), len(self.dilation), len(self.output_padding)}
-        check(lengths in ({1}, {2}), "a convolution is incomplete")
-
-
-@dataclass(frozen=True, slots=True)
-class TapeProduct(Value):
-    """See `arithmetic.ProductOfMasks`."""
-
-    wire = wire.TapeProduct
-    x: TapeMask
-    y: TapeMask
-    mul: TapeMul | None = None
-    matmul: TapeMatMul | None = None
-    conv2d: TapeConv2d | None = None
-    batch_matmul: TapeBatchMatMul | None = None
-    convolution: TapeConvolution | None = None
-
-    @classmethod
-    def of(cls, entry: ProductOfMasks) -> TapeProduct:
-        """The message of a product."""
-        x, y, op = TapeMask.of(entry.x), TapeMask.of(entry.y), cast(Any, entry.op)
-        if isinstance(op, Mul):
-            return cls(x, y, mul=TapeMul())
-        if isinstance(op, MatMul):
-            return cls(x, y, matmul=TapeMatMul(op.transpose_x, op.transpose_y))
-        if isinstance(op, Conv2d):
-            return cls(x, y, conv2d=TapeConv2d(op.stride, op.padding, op.dilation, op.groups))
-        if isinstance(op, BatchMatMul):
-            return cls(x, y, batch_matmul=TapeBatchMatMul())
-        if isinstance(op, Convolution):
-            settings = (op.stride, op.padding, op.dilation, op.output_padding, op.groups, op.transposed)
-            return cls(x, y, convolution=TapeConvolution(*settings))
-        raise BadSpec(f"a product of kind {op.name} has no form on the wire")
-
-    def entry(self) -> ProductOfMasks:
-        """The product of this message; its shapes fit."""
-        op: Any
-        if self.mul is not None:
-            op = Mul()
-        elif self.matmul is not None:
-            op = MatMul(self.matmul.transpose_x, self.matmul.transpose_y)
-        elif self.conv2d is not None:
-            c = self.conv2d
-            op = Conv2d(*cast(Any, (c.stride, c.padding, c.dilation, c.groups)))
-        elif self.batch_matmul is not None:
-            op = BatchMatMul()
-        elif self.convolution is not None:
-            v = self.convolution
-            op = Convolution(v.stride, v.padding, v.dilation, v.output_padding, v.groups, v.transposed)
-        else:
-            raise BadSpec("a product without an operation")
-        x, y = self.x.ref(), self.y.ref()
-        _fits(op, x.shape, y.shape)
-        return ProductOfMasks(cast(Bilinear, op), x, y)
-
-
-def _fits(op: Any, x: tuple[int, ...], y: tuple[int, ...]) -> None:
-    """Raises BadSpec when the operation has no result of a positive shape for operands of these shapes."""
+def _product(entry: ProductOfMasks) -> None:
+    _mask(entry.x)
+    _mask(entry.y)
+    op: Any = entry.op
+    x, y = entry.x.shape, entry.y.shape
     if isinstance(op, MatMul):
         check(len(x) == len(y) == 2, "a matrix product of tensors that are not matrices")
         check((x[0] if op.transpose_x else x[1]) == (y[1] if op.transpose_y else y[0]), "matrices that do not fit")
     if isinstance(op, Conv2d):
+        check(min(*op.stride, *op.dilation, op.groups) > 0, "a convolution without steps")
         check(len(x) == len(y) == 4 and x[1] == y[1] * op.groups and y[0] % op.groups == 0, "channels that do not fit")
-    try:
-        shape = op.shape(x, y)
-    except ValueError as error:
-        raise BadSpec(f"a product of operands that do not fit: {error}") from error
+    if isinstance(op, Convolution):
+        lengths = {len(op.stride), len(op.padding), len(op.dilation), len(op.output_padding)}
+        check(lengths in ({1}, {2}), "a convolution is incomplete")
+    shape = op.shape(x, y)
     check(min(shape, default=0) >= 0, "a product without a result")
     _shape(shape)
 
 
-@dataclass(frozen=True, slots=True)
-class TapeTruncation(Value):
-    """See `arithmetic.Truncation`."""
-
-    wire = wire.TapeTruncation
-    shape: tuple[int, ...]
-    bits: int
-
-    def __post_init__(self) -> None:
-        check(0 < self.bits < 63, f"a truncation by {self.bits} bits")
-        _shape(self.shape)
+def _truncation(entry: Truncation) -> None:
+    check(0 < entry.bits < 63, f"a truncation by {entry.bits} bits")
+    _shape(entry.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class TapeComparison(Value):
-    """See `comparison.Comparison`."""
-
-    wire = wire.TapeComparison
-    n: int
-    thresholds: int
-    relu: bool
-
-    def __post_init__(self) -> None:
-        check(0 < self.thresholds <= 64, f"a comparison with {self.thresholds} thresholds")
-        _count(self.n)
-
-    def entry(self) -> Comparison:
-        """The comparison of this message."""
-        return Comparison(self.n, self.thresholds, self.relu)
+def _tree(tree: Tree) -> None:
+    check(tree.low < tree.high < 64, f"a comparison of bits {tree.low} to {tree.high}")
+    check(sum(tree.leaves) == tree.high - tree.low, "leaves that do not make up the bits")
+    check(0 < min(tree.leaves) and max(tree.leaves) <= 8, "leaves of more than 8 bits")
+    count = len(tree.leaves)
+    for level in tree.levels:
+        check(0 < len(level) < count and sum(level) == count, "gates that do not join what is below")
+        check(0 < min(level) and max(level) <= 16, "gates of more than 16 inputs")
+        count = len(level)
+    check(count == 1, "a comparison that does not end in one bit")
 
 
-@dataclass(frozen=True, slots=True)
-class TapeSeries(Value):
-    """See `smooth.SeriesTable`."""
-
-    wire = wire.TapeSeries
-    n: int
-    function: int
-    bits: int
-
-    def __post_init__(self) -> None:
-        check(_function(self.function) is not None and 0 < self.bits <= _SERIES_BITS, "a series of no function")
-        _count(self.n)
+def _comparison(entry: Comparison) -> None:
+    check(0 < entry.thresholds <= 64, f"a comparison with {entry.thresholds} thresholds")
+    _tree(entry.tree)
 
 
-@dataclass(frozen=True, slots=True)
-class TapeGated(Value):
-    """See `smooth.Gated`."""
-
-    wire = wire.TapeGated
-    comparison: TapeComparison
-    function: int
-    frac_bits: int
-
-    def __post_init__(self) -> None:
-        _function(self.function)
-        check(self.frac_bits <= 40, f"{self.frac_bits} fractional bits")
+def _gating(gating: Gating) -> None:
+    check(gating.shift < 63, f"a truncation by {gating.shift} bits")
 
 
-@dataclass(frozen=True, slots=True)
-class TapeOneHot(Value):
-    """See `selection.OneHotOfMask`."""
+def _relu(entry: Relu) -> None:
+    _comparison(entry.comparison)
+    _gating(entry.gating)
+    check(entry.comparison.n == entry.gating.n and entry.comparison.flips == "u8", "a ReLU of two lengths")
 
-    wire = wire.TapeOneHot
-    n: int
-    bits: int
 
-    def __post_init__(self) -> None:
-        check(0 < self.bits <= 16, f"one-hot rows of {self.bits} bits")
-        _count(self.n)
+def _gate(entry: Gate) -> None:
+    _gating(entry.gating)
+    check(0 < entry.flips.rows <= 64 and entry.flips.n == entry.gating.n, "bits that do not fit what they choose")
+
+
+def _series(entry: SeriesTable) -> None:
+    check(0 < entry.bits <= 60, f"a series of {entry.bits} bits")
+
+
+def _gated(entry: Gated) -> None:
+    _comparison(entry.comparison)
+    check(entry.frac_bits <= 40, f"{entry.frac_bits} fractional bits")
+
+
+def _one_hot(entry: OneHotOfMask) -> None:
+    check(0 < entry.bits <= 16, f"one-hot rows of {entry.bits} bits")
+
+
+def _and(entry: AndTriple) -> None:
+    _shape(entry.x)
+    _shape(entry.y)
+
+
+_CHECKS: dict[type, Any] = {
+    ProductOfMasks: _product,
+    Truncation: _truncation,
+    Comparison: _comparison,
+    Relu: _relu,
+    Gate: _gate,
+    SeriesTable: _series,
+    Gated: _gated,
+    OneHotOfMask: _one_hot,
+    AndTriple: _and,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class TapeBits(Value):
-    """See `selection.BitMask`."""
-
-    wire = wire.TapeBits
-    n: int
-
-    def __post_init__(self) -> None:
-        _count(self.n)
-
-
-@dataclass(frozen=True, slots=True)
-class TapeEntry(Value):
+class TapeEntry:
     """One entry and the number of its key stream."""
 
-    wire = wire.TapeEntry
     stream: int
-    product: TapeProduct | None = None
-    truncation: TapeTruncation | None = None
-    comparison: TapeComparison | None = None
-    series: TapeSeries | None = None
-    gated: TapeGated | None = None
-    one_hot: TapeOneHot | None = None
-    bits: TapeBits | None = None
+    entry: Entry
+
+    def encode(self) -> bytes:
+        """The message; BadSpec when the entry is of a kind that has none."""
+        record = catalogue().to_wire(self.entry)
+        return wire.TapeEntry(stream=self.stream, entry=record).SerializeToString(deterministic=True)
 
     @classmethod
-    def of(cls, stream: int, entry: Entry) -> TapeEntry:
-        """The message of an entry."""
-        found: Any = entry
-        if isinstance(found, ProductOfMasks):
-            return cls(stream, product=TapeProduct.of(found))
-        if isinstance(found, Truncation):
-            return cls(stream, truncation=TapeTruncation(found.shape, found.bits))
-        if isinstance(found, Comparison):
-            return cls(stream, comparison=TapeComparison(found.n, found.thresholds, found.relu))
-        if isinstance(found, SeriesTable):
-            return cls(stream, series=TapeSeries(found.n, _number(found.function), found.bits))
-        if isinstance(found, Gated):
-            c = found.comparison
-            inner = TapeComparison(c.n, c.thresholds, c.relu)
-            return cls(stream, gated=TapeGated(inner, _number(found.function), found.frac_bits))
-        if isinstance(found, OneHotOfMask):
-            return cls(stream, one_hot=TapeOneHot(found.n, found.bits))
-        if isinstance(found, BitMask):
-            return cls(stream, bits=TapeBits(found.n))
-        raise BadSpec(f"an entry of kind {found.kind} has no form on the wire")
+    def decode(cls, data: bytes) -> TapeEntry:
+        """Parses and validates a message; BadSpec when it is malformed."""
+        check(len(data) <= MAX_MESSAGE_BYTES, f"tape entry too long: {len(data)} bytes")
+        message = wire.TapeEntry()
+        try:
+            message.ParseFromString(data)
+        except DecodeError as error:
+            raise BadSpec("malformed tape entry") from error
+        check(message.stream <= MAX_NUMBER, f"stream {message.stream}")
+        entry = catalogue().from_wire(message.entry, tuple(_ENTRIES.values()))
+        try:
+            _CHECKS.get(type(entry), lambda entry: None)(entry)
+            for spec in (*entry.free, *entry.dealt):
+                _shape(spec.shape)
+        except (ArithmeticError, IndexError, LookupError, TypeError, ValueError) as error:
+            raise BadSpec(f"a tape entry whose parts do not fit: {error}") from error
+        return cls(int(message.stream), entry)
 
-    def entry(self) -> Entry:
-        """The entry of this message."""
-        if self.product is not None:
-            return self.product.entry()
-        if self.truncation is not None:
-            return Truncation(self.truncation.shape, self.truncation.bits)
-        if self.comparison is not None:
-            return self.comparison.entry()
-        if self.series is not None:
-            function = _function(self.series.function)
-            assert function is not None
-            return SeriesTable(self.series.n, function, self.series.bits)
-        if self.gated is not None:
-            return Gated(self.gated.comparison.entry(), _function(self.gated.function), self.gated.frac_bits)
-        if self.one_hot is not None:
-            return OneHotOfMask(self.one_hot.n, self.one_hot.bits)
-        if self.bits is not None:
-            return BitMask(self.bits.n)
-        raise BadSpec("a tape entry of no kind")
-
-    def masks(self) -> tuple[TapeMask, ...]:
+    def masks(self) -> tuple[MaskRef, ...]:
         """The masks that the entry draws again."""
-        return () if self.product is None else (self.product.x, self.product.y)
+        return (self.entry.x, self.entry.y) if isinstance(self.entry, ProductOfMasks) else ()
+
+    def bits(self) -> tuple[BitRef, ...]:
+        """The bits that the entry draws again."""
+        return (self.entry.flips,) if isinstance(self.entry, Gate) else ()
 
     def scratch_words(self) -> int:
         """Words that a convolution needs besides its operands: padding and unfolded windows may dwarf them."""
-        if self.product is None:
+        if not isinstance(self.entry, ProductOfMasks):
             return 0
-        found: Any = self.product.entry()
-        x, y, op = found.x.shape, found.y.shape, found.op
+        op: Any = self.entry.op
+        x, y = self.entry.x.shape, self.entry.y.shape
         if isinstance(op, Conv2d):
             top, left, bottom, right = op.padding
             sides: tuple[int, ...] = (x[2] + top + bottom, x[3] + left + right)

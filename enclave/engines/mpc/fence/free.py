@@ -70,7 +70,7 @@ class FreeSession(PartySession):
 
     def _deal(self, stream: int, entry: Entry) -> tuple[Tensor, ...]:
         if entry.dealt:
-            self._tell(TapeEntry.of(stream, entry).encode())
+            self._tell(TapeEntry(stream, entry).encode())
         return super()._deal(stream, entry)
 
     def finish(self) -> None:
@@ -113,7 +113,7 @@ class FreeDealer(DealerSession):
             self.entries += 1
             if self.entries > self.limits.entries:
                 raise PolicyRefused(f"more than {self.limits.entries} entries", rules=("dealer.entries",))
-            entry = message.entry()
+            entry = message.entry
             self._check(message, entry)
             self._streams = message.stream + 1
             self._note(("deal", entry.kind, sum(spec.nbytes for spec in entry.dealt)))
@@ -147,6 +147,10 @@ class FreeDealer(DealerSession):
             for segment in mask.segments:
                 if segment.stream >= message.stream or (segment.holder or 0) >= self.parties:
                     raise BadSpec(f"entry on stream {message.stream} names a mask of stream {segment.stream}")
+        for bits in message.bits():
+            words += bits.rows * -(-bits.n // 64)
+            if bits.stream >= message.stream:
+                raise BadSpec(f"entry on stream {message.stream} names bits of stream {bits.stream}")
         dealt = sum(spec.nbytes for spec in entry.dealt)
         if 8 * words > self.limits.entry_bytes:
             raise PolicyRefused(

@@ -112,7 +112,7 @@ def exp(x: Share) -> Share:
     def protocol(session: Session, words: Tensor) -> Protocol[Tensor]:
         within = yield from _clamp(session, words, -(20 << f), EXP_END << f)
         shifted = _times(session, _plus(session, within, -(EXP_END << f)), 1 << (_EXP_BITS - f))
-        low, high, (_, bits, _) = yield from together(
+        low, high, bits = yield from together(
             smooth.exp_of_negative(session, within, f),
             smooth.exp_of_negative(session, shifted, _EXP_BITS),
             compare(session, within, np.zeros(1, U)),

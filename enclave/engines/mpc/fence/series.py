@@ -14,9 +14,8 @@ COSINE = Series("cosine", 64, 0, (0,), (1 << 30,))
 ERF_END = 3.3
 ERF = Series("erf", 64, 0, (632344142, -8409573, 112125011, -4976428, 17754585, -382764, 1182027, 199331))
 
-# Wire number -> function; None is the exponential.
-FUNCTIONS: dict[int, Series | None] = {
-    wire.TAPE_FUNCTION_EXP: None,
+# Wire number -> function.
+FUNCTIONS: dict[int, Series] = {
     wire.TAPE_FUNCTION_SIGMOID: smooth.SIGMOID,
     wire.TAPE_FUNCTION_RECIPROCAL: smooth.RECIPROCAL,
     wire.TAPE_FUNCTION_RECIPROCAL_TO_10: smooth.RECIPROCAL_TO_10,

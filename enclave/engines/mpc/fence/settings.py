@@ -20,8 +20,11 @@ _FIXED: dict[str, Any] = {
     "debug.debug_mode": False,
     "debug.validation_mode": False,
     "mpc.active_security": False,
-    "mpc.protocol": "enclave",
-    "mpc.provider": "enclave",
+}
+# A program may name what it would run on; the session's protocols and dealer take the place of all of them.
+_NAMED: dict[str, tuple[str, ...]] = {
+    "mpc.protocol": ("beaver", "replicated"),
+    "mpc.provider": ("TFP", "TTP", "HE"),
 }
 # They tune approximations of stock that are not used here; programs may set them, to no effect.
 _IDLE: dict[str, Any] = {
@@ -43,7 +46,7 @@ _IDLE: dict[str, Any] = {
     "functions.erf_iterations": 8,
 }
 _PRECISION = "encoder.precision_bits"
-_NAMES = frozenset({*_FIXED, *_IDLE, _PRECISION})
+_NAMES = frozenset({*_FIXED, *_NAMED, *_IDLE, _PRECISION})
 _SECTIONS = frozenset(name.split(".")[0] for name in _NAMES)
 
 
@@ -53,8 +56,9 @@ def _read(name: str) -> Any:
         return DEFAULT_FRAC_BITS if fence is None else fence.frac_bits
     if name in _FIXED:
         return _FIXED[name]
-    if name in _IDLE:
-        return _IDLE[name] if fence is None else fence.settings.get(name, _IDLE[name])
+    if name in _NAMED or name in _IDLE:
+        first = _NAMED[name][0] if name in _NAMED else _IDLE[name]
+        return first if fence is None else fence.settings.get(name, first)
     raise AttributeError(f"CrypTen has no setting {name}")
 
 
@@ -64,7 +68,9 @@ def _write(name: str, value: Any) -> None:
             raise Unsupported(f"cfg.{name} = {value!r}", f"it is {_FIXED[name]!r} and stays so")
     elif name == _PRECISION:
         current().frac_bits = value
-    elif name in _IDLE:
+    elif name in _NAMED and value not in _NAMED[name]:
+        raise Unsupported(f"cfg.{name} = {value!r}", f"CrypTen has {', '.join(_NAMED[name])}")
+    elif name in _NAMED or name in _IDLE:
         current().settings[name] = value
     else:
         raise Unsupported(f"cfg.{name}", "there is no such setting")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,17 +13,21 @@ import pytest
 import torch
 
 from enclave.channel.memory import memory_network
+from enclave.engines.mpc import protocols
 from enclave.engines.mpc.fence import series
 from enclave.engines.mpc.fence.active import current
-from enclave.engines.mpc.fence.entries import TapeEntry
+from enclave.engines.mpc.fence.binary_masks import AndTriple
+from enclave.engines.mpc.fence.entries import TapeEntry, catalogue
 from enclave.engines.mpc.fence.free import DealerLimits, FreeDealer, FreeSession, program_digest
 from enclave.engines.mpc.fence.operations import BatchMatMul, Convolution
 from enclave.engines.mpc.protocols import smooth
 from enclave.engines.mpc.protocols.arithmetic import Conv2d, MatMul, Mul, ProductOfMasks, Truncation
-from enclave.engines.mpc.protocols.comparison import Comparison
+from enclave.engines.mpc.protocols.comparison import Comparison, Gate, Gating, Relu
 from enclave.engines.mpc.protocols.selection import BitMask, OneHotOfMask
-from enclave.engines.mpc.protocols.smooth import Gated, Series, SeriesTable
-from enclave.engines.mpc.tape import MaskRef, Segment
+from enclave.engines.mpc.protocols.smooth import Series, SeriesTable
+from enclave.engines.mpc.protocols.trees import best_tree
+from enclave.engines.mpc.session import Network
+from enclave.engines.mpc.tape import BitRef, MaskRef, Segment
 from enclave.errors import BadSpec, Desynchronised, EnclaveError, PeerLost, PlanMismatch, PolicyRefused
 from enclave.wire import tape_pb2 as wire
 from tests.enclave.engines.mpc.fence_parties import attempt, crypten, run
@@ -40,96 +47,125 @@ ENTRIES: list[Any] = [
     ProductOfMasks(Convolution((1, 2), (1, 0), (1, 1), (0, 0), 2, False), IMAGE, KERNEL),  # type: ignore[arg-type]
     ProductOfMasks(Convolution((2,), (1,), (1,), (1,), 1, True), mask(2, 4, 8), mask(4, 3, 3)),  # type: ignore[arg-type]
     Truncation((3, 4), 16),
-    Comparison(70),
-    Comparison(5, 3, True),
+    Comparison(70, best_tree(70, 1, 0, 63, Network())),
+    Comparison(5, best_tree(5, 3, 20, 40, Network()), 3, "u1"),
+    Relu(Comparison(70, best_tree(70, 1, 20, 63, Network())), Gating(70, 20)),
+    Gate(BitRef(3, 64, 1, 70), Gating(70, 0)),
     SeriesTable(9, smooth.RECIPROCAL, 30),
     SeriesTable(9, series.SINE, 22),
-    Gated(Comparison(9, 2), smooth.SIGMOID, 16),
-    Gated(Comparison(9), None, 36),
     OneHotOfMask(9, 5),
     BitMask(100),
+    AndTriple((3, 1), (4,)),
 ]
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: f"{entry.kind}")
 def test_an_entry_comes_back_from_the_wire(entry: Any) -> None:
-    message = TapeEntry.of(11, entry)
+    message = TapeEntry(11, entry)
     back = TapeEntry.decode(message.encode())
     assert back == message and back.stream == 11
-    assert back.entry() == entry
-    assert [s.shape for s in back.entry().dealt] == [s.shape for s in entry.dealt]
+    assert back.entry == entry
+    assert [s.shape for s in back.entry.dealt] == [s.shape for s in entry.dealt]
 
 
 def test_every_function_has_a_number() -> None:
     """Fails when a series is added to the protocols and not to the wire."""
-    known = [f for f in series.FUNCTIONS.values() if f is not None]
+    known = list(series.FUNCTIONS.values())
     for module in (smooth, series):
         assert all(value in known for value in vars(module).values() if isinstance(value, Series))
     assert set(series.FUNCTIONS) == set(wire.TapeFunction.values()) - {wire.TAPE_FUNCTION_UNSPECIFIED}
 
 
-def _broken(change: Any) -> bytes:
-    message = wire.TapeEntry(stream=9)
-    change(message)
-    return message.SerializeToString()
+def entry_classes() -> set[type]:
+    """Every class of the protocols that has the form of an entry."""
+    found = set()
+    for info in pkgutil.iter_modules(protocols.__path__, f"{protocols.__name__}."):
+        for value in vars(importlib.import_module(info.name)).values():
+            if isinstance(value, type) and {"kind", "free", "dealt", "values"} <= set(dir(value)):
+                found.add(value)
+    return found
 
 
-def _product(x: tuple[int, ...], y: tuple[int, ...], op: str, **settings: Any) -> Any:
-    def change(m: Any) -> None:
-        for side, shape in ((m.product.x, x), (m.product.y, y)):
-            side.shape.extend(shape)
-            side.segments.add(stream=1, shape=shape, start=0, stop=shape[0])
-        getattr(m.product, op).SetInParent()
-        for name, value in settings.items():
-            field = getattr(getattr(m.product, op), name)
-            if isinstance(value, tuple):
-                field.extend(value)
-            else:
-                setattr(getattr(m.product, op), name, value)
-
-    return change
+def test_every_entry_of_the_protocols_may_travel() -> None:
+    """Fails when an entry is added to the protocols and not to the wire."""
+    assert entry_classes() <= set(catalogue().kinds.values())
+    assert set(catalogue().kinds) == set(wire.TapeKind.values()) - {wire.TAPE_KIND_UNSPECIFIED}
 
 
-CONV = {"stride": (1, 1), "padding": (0, 0, 0, 0), "dilation": (1, 1)}
+def _message(entry: Any) -> bytes:
+    """The message of an entry, whatever is wrong with it."""
+    return wire.TapeEntry(stream=9, entry=catalogue().to_wire(entry)).SerializeToString()
+
+
+def _product(x: tuple[int, ...], y: tuple[int, ...], op: Any) -> Any:
+    return ProductOfMasks(op, mask(*x), mask(*y, stream=2))
+
+
+TREE = best_tree(5, 1, 0, 63, Network())
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        Truncation((4,), 63),
+        Truncation((4,), 0),
+        Truncation((1 << 40, 1 << 40), 3),
+        Truncation((1,) * 17, 3),
+        Comparison(5, TREE, 0),
+        Comparison(5, TREE, 1000),
+        Comparison(5, replace(TREE, high=64)),
+        Comparison(5, replace(TREE, leaves=(40, 23), levels=((2,),))),
+        Comparison(5, replace(TREE, leaves=(5, *TREE.leaves))),
+        Comparison(5, replace(TREE, levels=())),
+        Comparison(5, replace(TREE, levels=((1,), *TREE.levels))),
+        Relu(Comparison(5, TREE), Gating(6, 0)),
+        Relu(Comparison(5, TREE), Gating(5, 63)),
+        Gate(BitRef(3, 0, 1, 6), Gating(5, 0)),
+        SeriesTable(5, smooth.LOG, 61),
+        OneHotOfMask(5, 17),
+        _product((3, 4), (5, 6), MatMul()),
+        _product((3,), (3,), MatMul()),
+        _product((3,), (4,), Mul()),
+        _product((2, 3, 4), (5, 6), BatchMatMul()),
+        _product((1, 2, 8, 8), (3, 2, 3, 3), Conv2d((1, 1), (0, 0, 0, 0), (1, 1), 0)),
+        _product((1, 2, 8, 8), (3, 1, 3, 3), Conv2d((1, 1), (0, 0, 0, 0), (1, 1), 1)),
+        _product((1, 2, 2, 2), (3, 2, 5, 5), Conv2d((1, 1), (0, 0, 0, 0), (1, 1), 1)),
+        _product((1, 2, 8), (3, 2, 3), Convolution((0,), (0,), (0,), (0,), 1, False)),
+        _product((1, 2, 8), (3, 2, 3), Convolution((), (), (), (), 1, False)),
+        ProductOfMasks(Mul(), MaskRef((), (3,)), mask(3)),
+        ProductOfMasks(Mul(), MaskRef((Segment(1, (3,), 0, 4, None),), (4,)), mask(4)),
+        AndTriple((3,), (4,)),
+    ],
+    ids=str,
+)
+def test_a_malformed_entry_is_refused(entry: Any) -> None:
+    with pytest.raises(BadSpec):
+        TapeEntry.decode(_message(entry))
 
 
 @pytest.mark.parametrize(
     "change",
     [
         lambda m: None,
-        lambda m: m.product.SetInParent(),
-        lambda m: m.truncation.SetInParent(),
-        lambda m: m.truncation.MergeFrom(wire.TapeTruncation(shape=[4], bits=63)),
-        lambda m: m.truncation.MergeFrom(wire.TapeTruncation(shape=[1 << 63, 1 << 63], bits=3)),
-        lambda m: m.truncation.MergeFrom(wire.TapeTruncation(shape=[1] * 17, bits=3)),
-        lambda m: m.comparison.MergeFrom(wire.TapeComparison(n=5)),
-        lambda m: m.comparison.MergeFrom(wire.TapeComparison(n=1 << 50, thresholds=1)),
-        lambda m: m.comparison.MergeFrom(wire.TapeComparison(n=5, thresholds=1000)),
-        lambda m: m.series.MergeFrom(wire.TapeSeries(n=5, bits=20)),
-        lambda m: m.series.MergeFrom(wire.TapeSeries(n=5, bits=20, function=wire.TAPE_FUNCTION_EXP)),
-        lambda m: m.series.MergeFrom(wire.TapeSeries(n=5, bits=64, function=wire.TAPE_FUNCTION_LOG)),
-        lambda m: m.one_hot.MergeFrom(wire.TapeOneHot(n=5, bits=17)),
-        lambda m: m.gated.MergeFrom(wire.TapeGated(function=wire.TAPE_FUNCTION_EXP, frac_bits=20)),
-        _product((3, 4), (5, 6), "matmul"),
-        _product((3,), (3,), "matmul"),
-        _product((3,), (4,), "mul"),
-        _product((2, 3, 4), (5, 6), "batch_matmul"),
-        _product((1, 2, 8, 8), (3, 2, 3, 3), "conv2d", **CONV),
-        _product((1, 2, 8, 8), (3, 1, 3, 3), "conv2d", groups=1, **CONV),
-        _product((1, 2, 2, 2), (3, 2, 5, 5), "conv2d", groups=1, **CONV),
-        _product((1, 2, 8), (3, 2, 3), "convolution", stride=(0,), padding=(0,), dilation=(1,), output_padding=(0,)),
-        _product((1, 2, 8), (3, 2, 3), "convolution", groups=1),
+        lambda m: m.entry.SetInParent(),
+        lambda m: m.entry.MergeFrom(wire.TapeRecord(kind=wire.TAPE_KIND_MUL)),
+        lambda m: m.entry.MergeFrom(wire.TapeRecord(kind=wire.TAPE_KIND_BITS)),
+        lambda m: m.entry.MergeFrom(wire.TapeRecord(kind=wire.TAPE_KIND_BITS, fields=[wire.TapeField(flag=True)])),
+        lambda m: m.entry.MergeFrom(wire.TapeRecord(kind=wire.TAPE_KIND_BITS, fields=[wire.TapeField(number=1 << 50)])),
+        lambda m: m.entry.MergeFrom(wire.TapeRecord(kind=wire.TAPE_KIND_BITS, fields=[wire.TapeField(number=1)] * 2)),
     ],
 )
-def test_a_malformed_entry_is_refused(change: Any) -> None:
+def test_a_malformed_message_is_refused(change: Any) -> None:
+    message = wire.TapeEntry(stream=9)
+    change(message)
     with pytest.raises(BadSpec):
-        TapeEntry.decode(_broken(change)).entry()
+        TapeEntry.decode(message.SerializeToString())
 
 
 @pytest.mark.parametrize("body", [b"\xff" * 40, b"\x00", bytes(2 << 20)])
 def test_garbage_is_refused(body: bytes) -> None:
     with pytest.raises(BadSpec):
-        TapeEntry.decode(body).entry()
+        TapeEntry.decode(body)
 
 
 def product(rank: int) -> None:
@@ -168,7 +204,7 @@ def test_a_dealer_keeps_its_limits(limits: DealerLimits, rule: str) -> None:
 WIDE = 1 << 18
 LARGE: list[Any] = [
     Truncation((1 << 36,), 16),
-    Comparison(1 << 30, 60),
+    Comparison(1 << 30, best_tree(70, 60, 0, 63, Network()), 60),
     OneHotOfMask(1 << 20, 16),
     ProductOfMasks(Mul(), mask(1 << 20, 1, stream=1), mask(1 << 20, stream=1)),
     # small operands and a small result, and terabytes of padding between them
@@ -189,7 +225,7 @@ def test_a_large_entry_is_refused_before_it_is_made(entry: Any) -> None:
 
     def program(rank: int) -> None:
         current().session.new_stream()
-        current().session._tell(TapeEntry.of(4, entry).encode())
+        current().session._tell(TapeEntry(4, entry).encode())
         current().publish(None, (1,), 1 - rank)
 
     ran = attempt(2, program, deadline_s=5)

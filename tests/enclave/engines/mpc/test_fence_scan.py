@@ -208,8 +208,8 @@ def test_another_version_and_an_earlier_import_are_refused(tmp_path: Path, prepa
 
 
 REFUSALS = {
-    "provider": lambda c: setattr(c.cfg.mpc, "provider", "TTP"),
-    "provider by name": lambda c: c.cfg.__setitem__("mpc.provider", "TFP"),
+    "provider": lambda c: setattr(c.cfg.mpc, "provider", "mine"),
+    "provider by name": lambda c: c.cfg.__setitem__("mpc.provider", "mine"),
     "protocol": lambda c: setattr(c.cfg.mpc, "protocol", "replicated"),
     "active security": lambda c: setattr(c.cfg.mpc, "active_security", True),
     "debug mode": lambda c: setattr(c.cfg.debug, "debug_mode", True),

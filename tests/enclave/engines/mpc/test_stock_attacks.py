@@ -68,7 +68,7 @@ def test_the_dealer_calls_nothing_that_a_party_names(stock: dict[str, Any]) -> N
     named = b"\x82\x01\x13_get_additive_PRSS\x00"  # a well-formed field that the message does not have
     for body in (named, b"\x80\x04\x95pickle", b"_get_additive_PRSS", b"\xff" * 64):
         with pytest.raises(BadSpec):
-            TapeEntry.decode(body).entry()
+            TapeEntry.decode(body)
 
 
 @pytest.mark.parametrize("parties", [2, 3])

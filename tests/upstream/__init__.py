@@ -1,0 +1,1 @@
+"""CrypTen's own test suite on the fence: see `suite`."""
