@@ -14,16 +14,20 @@ from numpy.typing import NDArray
 from enclave.channel import Channel
 from enclave.engines.mpc.random import KEY_BYTES, KeyStream, derive_key, fresh_key
 from enclave.engines.mpc.session import Item, Record, Session, Shape, Tensor
+from enclave.engines.mpc.stock import Stock
 from enclave.engines.mpc.tape import Array, BitRef, Blank, Entry, MaskRef, Segment, Spec
-from enclave.errors import PlanMismatch, Untrusted
+from enclave.errors import PlanMismatch, SessionError, Untrusted
 
-__all__ = ["DealerSession", "Linked", "Observer", "PartySession"]
+__all__ = ["ONLINE", "DealerSession", "Linked", "Observer", "PartySession"]
 
 Observer = Callable[[str, NDArray[np.uint64]], None]
+ONLINE = bytes(32)  # how a session is dealt: while it runs; otherwise the id of the stock that it consumes
 
 
 class Linked(Session):
     """A session with a channel: the opening handshake, deadlines and counters."""
+
+    dealing = ONLINE
 
     def __init__(
         self, channel: Channel, parties: int, rank: int | None, progress: Callable[[int, str], None] | None
@@ -37,14 +41,15 @@ class Linked(Session):
         """Round 0: every rank tells every other what it is about to run, and the key they will have in common.
 
         Of two ranks the higher one draws the key, hence the dealer draws all of its keys. A plan knows sizes and
-        steps only, so the specification is compared too; and both go into the keys, so that parties which were told
-        different things could at worst make uniform garbage.
+        steps only, so the specification is compared too, and the stock of a session that was dealt ahead; all of them
+        go into the keys, so that parties which were told different things could at worst make uniform garbage.
 
-        Raises: PlanMismatch; Untrusted when a peer was given another specification, or reflects this hello.
+        Raises: PlanMismatch; Untrusted when a peer was given another specification, or reflects this hello;
+            SessionError (code `session.stock`) when a peer has another stock, or none.
         """
         me, keys, streams = self.channel.rank, {}, {}
-        agreed = plan_digest + spec_digest
-        others = [rank for rank in range(self.parties + 1) if rank != me]
+        agreed = plan_digest + spec_digest + self.dealing
+        others = [rank for rank in range(len(self.channel.names)) if rank != me]
         for peer in others:
             keys[peer] = fresh_key() if me > peer else bytes(KEY_BYTES)
             self.channel.send(peer, 0, "hello", [agreed + keys[peer]])
@@ -53,12 +58,18 @@ class Linked(Session):
             who, found, key = self.channel.names[peer], hello[: len(agreed)], hello[len(agreed) :]
             if found[:32] != plan_digest:
                 raise PlanMismatch(plan_digest, found[:32], who=who)
-            if found != agreed:
+            if found[32:64] != spec_digest:
                 raise Untrusted(
                     f"{who} was given another specification: expected {spec_digest.hex()[:16]}, "
-                    f"found {found[32:].hex()[:16]}",
+                    f"found {found[32:64].hex()[:16]}",
                     hint="whoever proposed the job told the parties different things",
                     code="untrusted.spec",
+                )
+            if found != agreed:
+                raise SessionError(
+                    f"{who} is dealt to otherwise: expected {_dealing(self.dealing)}, found {_dealing(found[64:])}",
+                    hint="deal the job again, or run it online",
+                    code="session.stock",
                 )
             if (key == bytes(KEY_BYTES)) == (peer > me):
                 raise Untrusted(f"{who} sends no key where one is due, or one where none is", code="untrusted.key")
@@ -88,7 +99,12 @@ class Linked(Session):
 
 
 class PartySession(Linked):
-    """A rank that holds shares."""
+    """A rank that holds shares.
+
+    Args:
+        stock: what was dealt ahead for this session; it is used up once all peers have shown the same. None: the
+            dealer is a peer and deals while the session runs.
+    """
 
     def __init__(
         self,
@@ -99,11 +115,20 @@ class PartySession(Linked):
         *,
         observer: Observer | None = None,
         progress: Callable[[int, str], None] | None = None,
+        stock: Stock | None = None,
     ) -> None:
         super().__init__(channel, parties, channel.rank, progress)
         self._observer = observer
+        self._stock = stock
+        if stock is not None:
+            self.dealing = stock.id
         self._pairs = self.handshake(plan_digest, spec_digest)
-        self._dealt = self._pairs.pop(parties)
+        if stock is None:
+            self._dealt = self._pairs.pop(parties)
+        else:
+            self._pairs.pop(parties, None)  # a witness
+            # Safety: the stock is destroyed on the disk here, before any message that depends on it.
+            self._dealt = stock.use()
         self._peers = sorted(self._pairs)
         self.openings = 0
         self.opened_words = 0
@@ -157,12 +182,16 @@ class PartySession(Linked):
         specs = entry.free if self.rank == 0 else (*entry.free, *entry.dealt)
         shares = _split(specs, self._dealt.words(stream, sum(spec.words for spec in specs)))
         if self.rank == 0 and entry.dealt:
-            size = sum(spec.nbytes for spec in entry.dealt)
-            data, start = self.channel.receive(self.parties, stream, entry.kind, size), 0
+            data, start = self._corrections(stream, entry.kind, sum(spec.nbytes for spec in entry.dealt)), 0
             for spec in entry.dealt:
                 shares.append(np.frombuffer(data, spec.dtype, spec.size, start).reshape(spec.shape))
                 start += spec.nbytes
         return tuple(shares)
+
+    def _corrections(self, stream: int, kind: str, size_bytes: int) -> memoryview:
+        if self._stock is not None:
+            return self._stock.take(size_bytes)
+        return self.channel.receive(self.parties, stream, kind, size_bytes)
 
     def zero_share(self, stream: int, shape: Shape) -> Tensor:
         """Pairwise key streams that cancel: the lower rank adds, the higher subtracts."""
@@ -224,8 +253,11 @@ class DealerSession(Linked):
                     raise ValueError(f"{entry.kind} must deal {spec}, found {fixed.dtype} {fixed.shape}")
                 parts.append(np.ascontiguousarray(fixed).reshape(-1).view(np.uint8).data)
                 self.dealt_bytes += spec.nbytes
-            self.channel.send(0, stream, entry.kind, parts)
+            self._send(stream, entry.kind, parts)
         return super()._deal(stream, entry)
+
+    def _send(self, stream: int, kind: str, parts: list[memoryview]) -> None:
+        self.channel.send(0, stream, kind, parts)
 
     def mask(self, ref: MaskRef) -> Array:
         """The clear value of a mask drawn earlier, expanded again: no mask is kept."""
@@ -244,6 +276,10 @@ class DealerSession(Linked):
         shares = [key.words(ref.stream, ref.rows * width, ref.offset) for key in self._keys]
         planes = reduce(np.bitwise_xor, shares).reshape(ref.rows, width)
         return np.unpackbits(planes.view(np.uint8), axis=-1, count=ref.n, bitorder="little").astype(np.uint64)
+
+
+def _dealing(stock_id: bytes) -> str:
+    return "online" if stock_id == ONLINE else f"stock {stock_id.hex()[:16]}"
 
 
 def _split(specs: Sequence[Spec], words: NDArray[np.uint64]) -> list[Array]:
