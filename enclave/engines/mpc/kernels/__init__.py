@@ -10,8 +10,9 @@ Constant time: time and memory accesses depend on shapes alone, never on the wor
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import algorithms
@@ -26,10 +27,13 @@ elif os.environ.get("ENCLAVE_KERNELS") == "numpy":
 else:
     try:
         from enclave.engines.mpc.kernels import _native as native
+
+        if native.REVISION != 1:  # built from older sources: `pip install` it again
+            native = None
     except ImportError:  # installed without a compiler
         native = None
 
-__all__ = ["LEVEL", "AesKey", "Operation"]
+__all__ = ["LEVEL", "AesKey", "Operation", "from_planes", "pack_bits", "run_program", "to_planes"]
 
 Words = NDArray[np.uint64]
 
@@ -70,3 +74,57 @@ class AesKey:
             native.aes_ctr(self._schedule, stream, offset, out, operation)
         else:
             portable.aes_ctr(self._algorithm, stream, offset, out, operation)
+
+
+def to_planes(words: Words) -> Words:
+    """(n,) words -> (64, W) bit planes, W = n / 64 rounded up: bit e of word w of plane p is bit p of word 64 w + e."""
+    if native is None:
+        return portable.to_planes(words)
+    out = np.empty((64, -(-words.size // 64)), np.uint64)
+    native.to_planes(np.ascontiguousarray(words), out)
+    return out
+
+
+def from_planes(planes: Words, n: int) -> NDArray[np.uint8]:
+    """(k, W) packed planes -> (k, n) bytes of 0 and 1. Rows are contiguous, the distance between them is free."""
+    if native is None:
+        return portable.from_planes(planes, n)
+    out = np.empty((len(planes), n), np.uint8)
+    native.from_planes(planes, out)
+    return out
+
+
+def pack_bits(bits: NDArray[Any]) -> Words:
+    """(n,) bytes or words -> (W,) words that hold the lowest bit of each, in order; the rest is zero."""
+    if native is None:
+        return portable.pack_bits(bits)
+    out = np.empty(-(-bits.size // 64), np.uint64)
+    native.pack_bits(np.ascontiguousarray(bits), out)
+    return out
+
+
+def run_program(
+    code: NDArray[np.int32],
+    registers: int,
+    one: bool,
+    inputs: Sequence[Words],
+    outputs: Sequence[NDArray[np.int32]],
+) -> tuple[Words, ...]:
+    """Runs a straight-line program over planes of bits.
+
+    Register 0 is all zeros, register 1 all ones or, where `one` is false, zeros, register 2 all ones; the planes of
+    the inputs follow. The lists of the code and of the outputs are public.
+
+    Args:
+        code: (k, 4) rows (dst, a, b, c), each reg[dst] = (reg[a] & reg[b]) ^ reg[c].
+        registers: how many there are.
+        inputs: (planes, W) each; rows are contiguous, the distance between them is free.
+        outputs: for each output the registers that are its planes.
+
+    Raises: ValueError: a register out of range, inputs of different widths.
+    """
+    width = inputs[0].shape[1]
+    results = tuple(np.empty((len(output), width), np.uint64) for output in outputs)
+    run = portable.run_program if native is None else native.run_program
+    run(code, registers, one, tuple(inputs), tuple(outputs), results)
+    return results

@@ -1,10 +1,25 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
 
+REVISION: int
 LEVEL: str
 HAS_AES: bool
 
 def expand_key(key: bytes, /) -> bytes: ...
 def aes_ctr(schedule: bytes, stream: int, offset: int, out: Words, operation: int, /) -> None: ...
+def to_planes(words: Words, out: Words, /) -> None: ...
+def from_planes(planes: Words, out: NDArray[np.uint8], /) -> None: ...
+def pack_bits(bits: NDArray[Any], out: Words, /) -> None: ...
+def run_program(
+    code: NDArray[np.int32],
+    registers: int,
+    one: bool,
+    inputs: tuple[Words, ...],
+    lists: tuple[NDArray[np.int32], ...],
+    outputs: tuple[Words, ...],
+    /,
+) -> None: ...

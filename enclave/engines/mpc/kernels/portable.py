@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-__all__ = ["aes_ctr"]
+__all__ = ["aes_ctr", "from_planes", "pack_bits", "run_program", "to_planes"]
 
 Words = NDArray[np.uint64]
 
 _CHUNK_BYTES = 1 << 18
+_ZERO, _ONES = 0, 2  # registers of a program
 _ZEROS = bytes(_CHUNK_BYTES)
 
 
@@ -36,3 +40,63 @@ def _stream_words(algorithm: algorithms.AES, stream: int, offset: int, count: in
         chunk = _ZEROS if step == _CHUNK_BYTES else _ZEROS[:step]
         encryptor.update_into(chunk, view[done : done + step + 15])
     return words[skip : skip + count]
+
+
+def to_planes(words: Words) -> Words:
+    """See `kernels.to_planes`."""
+    width = -(-words.size // 64)
+    block = np.zeros(64 * width, np.uint64)
+    block[: words.size] = words
+    a = np.array(block.reshape(-1, 64).T, order="C")  # always a copy: the swaps below work in place
+    j, m = 32, np.uint64(0xFFFFFFFF)
+    while j:
+        a = a.reshape(32 // j, 2, j, width)
+        low, high = a[:, 0], a[:, 1]
+        t = ((low >> np.uint64(j)) ^ high) & m
+        high ^= t
+        low ^= t << np.uint64(j)
+        j >>= 1
+        if j:
+            m = m ^ (m << np.uint64(j))
+    return a.reshape(64, width)
+
+
+def from_planes(planes: Words, n: int) -> NDArray[np.uint8]:
+    """See `kernels.from_planes`."""
+    if not planes.size:
+        return np.zeros((len(planes), n), np.uint8)
+    return np.unpackbits(np.ascontiguousarray(planes).view(np.uint8), axis=-1, count=n, bitorder="little")
+
+
+def pack_bits(bits: NDArray[Any]) -> Words:
+    """See `kernels.pack_bits`."""
+    packed = np.packbits((bits & bits.dtype.type(1)).astype(bool), bitorder="little")
+    out = np.zeros(-(-bits.size // 64), np.uint64)
+    out.view(np.uint8)[: packed.size] = packed
+    return out
+
+
+def run_program(
+    code: NDArray[np.int32],
+    registers: int,
+    one: bool,
+    inputs: Sequence[Words],
+    lists: Sequence[NDArray[np.int32]],
+    outputs: Sequence[Words],
+) -> None:
+    """See `kernels.run_program`."""
+    width = inputs[0].shape[1]
+    zero, ones = np.zeros(width, np.uint64), np.full(width, ~np.uint64(0))
+    file: list[Words] = [zero, ones if one else zero, ones]
+    for planes in inputs:
+        file.extend(planes)
+    file += [zero] * (registers - len(file))
+    for dst, a, b, c in code.tolist():
+        if a == _ONES or b == _ONES:
+            file[dst] = file[a if b == _ONES else b] ^ file[c]
+        else:
+            product = file[a] & file[b]
+            file[dst] = product if c == _ZERO else np.bitwise_xor(product, file[c], out=product)
+    for found, out in zip(lists, outputs, strict=True):
+        for row, register in zip(out, found.tolist(), strict=True):
+            row[...] = file[register]

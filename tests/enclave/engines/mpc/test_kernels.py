@@ -91,6 +91,98 @@ def test_an_output_must_be_contiguous_and_writable() -> None:
     assert "2b7e" not in repr(AesKey(KEY))
 
 
+# ---- packed bits
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=700))
+def test_planes_hold_the_bits(values: list[int]) -> None:
+    words = np.array(values, U)
+    planes = kernels.to_planes(words)
+    assert planes.shape == (64, -(-len(values) // 64))
+    for plane in range(64):
+        row = sum(((value >> plane) & 1) << i for i, value in enumerate(values))
+        assert int.from_bytes(planes[plane].tobytes(), "little") == row
+    assert np.array_equal(planes, portable.to_planes(words))
+    for some in (planes[::5], planes[3:4], planes[:0]):
+        bits = kernels.from_planes(some, len(values))
+        assert np.array_equal(bits, portable.from_planes(some, len(values)))
+        for row, plane in zip(bits, range(0, 64, 5), strict=False):
+            if some is not planes[3:4] and len(some) > 1:
+                assert row.tolist() == [(value >> plane) & 1 for value in values]
+    for dtype in (U, np.uint8):
+        some_bits = (words & U(255)).astype(dtype)
+        assert np.array_equal(kernels.pack_bits(some_bits), planes[0])
+        assert np.array_equal(portable.pack_bits(some_bits), planes[0])
+
+
+def test_bits_at_odd_addresses_and_in_steps() -> None:
+    words = np.random.default_rng(1).integers(0, 2**64, 1000, U)
+    memory = bytearray(8 * 1000 + 5)
+    shifted = np.frombuffer(memory, U, 1000, 5)
+    shifted[:] = words
+    expected = portable.to_planes(words)
+    assert np.array_equal(kernels.to_planes(shifted), expected)
+    assert np.array_equal(kernels.to_planes(np.repeat(words, 2)[::2]), expected)
+    assert np.array_equal(kernels.pack_bits(shifted), expected[0])
+    assert np.array_equal(kernels.pack_bits(np.repeat(words, 3)[::3]), expected[0])
+    with pytest.raises(ValueError):
+        kernels.from_planes(expected, 16 * 64 + 1)
+
+
+def random_program(rng: np.random.Generator, inputs: int, registers: int, rows: int) -> np.ndarray:
+    code = rng.integers(0, registers, (rows, 4)).astype(np.int32)
+    code[:, 0] = rng.integers(3, registers, rows)
+    code[: registers - inputs - 3, 0] = np.arange(3 + inputs, registers)  # every temporary is written first
+    for i in range(registers - inputs - 3):
+        code[i, 1:] = rng.integers(0, 3 + inputs + i, 3)
+    return code
+
+
+def interpret(code: np.ndarray, one: bool, planes: list[int], width: int) -> dict[int, int]:
+    full = (1 << 64 * width) - 1
+    file = dict(enumerate([0, full if one else 0, full, *planes]))
+    for dst, a, b, c in code.tolist():
+        file[dst] = (file[a] & file[b]) ^ file[c]
+    return file
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32), st.integers(0, 150), st.booleans(), st.sampled_from([5, 40, 300]))
+def test_programs_run_like_python_integers(seed: int, width: int, one: bool, temporaries: int) -> None:
+    rng = np.random.default_rng(seed)
+    whole = rng.integers(0, 2**64, (7, 3, width), U)
+    inputs = (whole[:, 1, :], rng.integers(0, 2**64, (2, width), U), np.empty((0, width), U))
+    registers = 3 + 9 + temporaries
+    code = random_program(rng, 9, registers, 2 * temporaries)
+    lists = (rng.integers(0, registers, 4).astype(np.int32), np.zeros(0, np.int32), np.array([2], np.int32))
+    found = kernels.run_program(code, registers, one, inputs, lists)
+    planes = [int.from_bytes(np.ascontiguousarray(row).tobytes(), "little") for a in inputs for row in a]
+    file = interpret(code, one, planes, width)
+    other = tuple(np.empty((len(output), width), U) for output in lists)
+    portable.run_program(code, registers, one, inputs, lists, other)
+    for output, result, same in zip(lists, found, other, strict=True):
+        assert result.shape == (len(output), width)
+        assert [int.from_bytes(row.tobytes(), "little") for row in result] == [file[r] for r in output.tolist()]
+        assert np.array_equal(result, same)
+
+
+@pytest.mark.skipif(kernels.native is None, reason="the extension checks, numpy does not")
+@pytest.mark.parametrize("row", [(2, 3, 3, 3), (3, 5, 3, 3), (3, 3, -1, 3), (5, 3, 3, 3), (1 << 30, 3, 3, 3)])
+def test_a_register_out_of_range_is_refused(row: tuple[int, ...]) -> None:
+    code = np.array([row], np.int32)
+    with pytest.raises(ValueError, match="within range"):
+        kernels.run_program(code, 5, True, (np.zeros((1, 2), U),), (np.array([3], np.int32),))
+
+
+@pytest.mark.skipif(kernels.native is None, reason="the extension checks, numpy does not")
+def test_planes_of_two_widths_and_bad_outputs_are_refused() -> None:
+    code, planes = np.array([(4, 3, 3, 3)], np.int32), np.zeros((1, 2), U)
+    for inputs, output in [((planes, planes[:, :1]), 3), ((planes,), 5), ((planes, planes, planes), 3)]:
+        with pytest.raises(ValueError, match="within range"):
+            kernels.run_program(code, 5, True, inputs, (np.array([output], np.int32),))
+
+
 # ---- all levels of the extension, and numpy, in processes of their own
 
 FINGERPRINT = """
@@ -109,6 +201,16 @@ def fingerprint() -> str:
         for operation in Operation:
             AesKey(KEY).ctr(7, count // 3, out, operation)
             digest.update(out)
+    rng = np.random.default_rng(3)
+    words = rng.integers(0, 2**64, 5000, U)
+    planes = kernels.to_planes(words)
+    code = random_program(rng, 64, 200, 500)
+    outputs = (np.arange(3, 200, dtype=np.int32),)
+    digest.update(planes)
+    digest.update(kernels.from_planes(planes[::2], 4999))
+    digest.update(kernels.pack_bits(words[:4097]))
+    digest.update(kernels.pack_bits(words.view(np.uint8)[:4097]))
+    digest.update(kernels.run_program(code, 200, True, (planes,), outputs)[0])
     return f"{kernels.LEVEL} {digest.hexdigest()}"
 
 

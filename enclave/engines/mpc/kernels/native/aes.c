@@ -186,13 +186,9 @@ PyObject *py_aes_ctr(PyObject *module, PyObject *const *args, Py_ssize_t count) 
     Py_buffer out;
     if (take_buffer(args[3], &out, "out", -1, 8, 1) < 0) return NULL;
     const uint8_t *schedule = (const uint8_t *)PyBytes_AS_STRING(args[0]);
-    if (out.len < KEEP_LOCK_BYTES) {
-        ctr_words(schedule, stream, offset, (size_t)out.len / 8, out.buf, (enum operation)op);
-    } else {
-        Py_BEGIN_ALLOW_THREADS;
-        ctr_words(schedule, stream, offset, (size_t)out.len / 8, out.buf, (enum operation)op);
-        Py_END_ALLOW_THREADS;
-    }
+    PyThreadState *state = unlock(out.len / 8);
+    ctr_words(schedule, stream, offset, (size_t)out.len / 8, out.buf, (enum operation)op);
+    lock(state);
     PyBuffer_Release(&out);
     Py_RETURN_NONE;
 }

@@ -33,8 +33,13 @@ enum level { LEVEL_C, LEVEL_AVX2, LEVEL_AVX512, LEVEL_AMX };
 
 extern int kernels_level; /* written once, when the module is made */
 
-/* Below this many bytes of work the lock is kept: releasing it costs more than another thread could gain. */
-#define KEEP_LOCK_BYTES (1 << 16)
+/* Lets other Python threads run while `work` simple steps are done; for few of them the lock is kept, since releasing
+ * it would cost more than a thread could gain. NULL: kept. */
+static inline PyThreadState *unlock(Py_ssize_t work) { return work < (1 << 15) ? NULL : PyEval_SaveThread(); }
+
+static inline void lock(PyThreadState *state) {
+    if (state != NULL) PyEval_RestoreThread(state);
+}
 
 /* Takes a buffer of 8-byte items (or `itemsize`) with `ndim` dimensions (-1: any, C-contiguous). 0, or -1 with an
  * exception. */
@@ -43,5 +48,9 @@ int take_buffer(PyObject *object, Py_buffer *buffer, const char *name, int ndim,
 /* Python functions, one file each. */
 PyObject *py_expand_key(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *py_aes_ctr(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *py_run_program(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *py_to_planes(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *py_from_planes(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *py_pack_bits(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 #endif

@@ -5,6 +5,9 @@
 
 int kernels_level = LEVEL_C;
 
+/* Raised with every change of a function's arguments: a stale build beside newer Python code is not used. */
+#define REVISION 1
+
 static const char *const level_names[] = {"c", "avx2", "avx512", "amx"};
 
 int take_buffer(PyObject *object, Py_buffer *buffer, const char *name, int ndim, int itemsize, int writable) {
@@ -39,6 +42,10 @@ static int find_level(void) {
 static PyMethodDef methods[] = {
     {"expand_key", (PyCFunction)(void (*)(void))py_expand_key, METH_FASTCALL, NULL},
     {"aes_ctr", (PyCFunction)(void (*)(void))py_aes_ctr, METH_FASTCALL, NULL},
+    {"run_program", (PyCFunction)(void (*)(void))py_run_program, METH_FASTCALL, NULL},
+    {"to_planes", (PyCFunction)(void (*)(void))py_to_planes, METH_FASTCALL, NULL},
+    {"from_planes", (PyCFunction)(void (*)(void))py_from_planes, METH_FASTCALL, NULL},
+    {"pack_bits", (PyCFunction)(void (*)(void))py_pack_bits, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
@@ -55,7 +62,8 @@ PyMODINIT_FUNC PyInit__native(void) {
     const char *wanted = getenv("ENCLAVE_KERNELS");
     for (int i = 0; wanted != NULL && i < kernels_level; i++)
         if (strcmp(wanted, level_names[i]) == 0) kernels_level = i;
-    if (PyModule_AddStringConstant(module, "LEVEL", level_names[kernels_level]) < 0 ||
+    if (PyModule_AddIntConstant(module, "REVISION", REVISION) < 0 ||
+        PyModule_AddStringConstant(module, "LEVEL", level_names[kernels_level]) < 0 ||
         PyModule_AddObjectRef(module, "HAS_AES", kernels_level >= LEVEL_AVX2 ? Py_True : Py_False) < 0) {
         Py_DECREF(module);
         return NULL;
