@@ -118,8 +118,14 @@ class Engine(Protocol):
 
     def mul(self, x: Secret, y: Secret) -> Secret: ...
 
-    def matmul(self, x: Secret, y: Secret, *, transpose_x: bool = False, transpose_y: bool = False) -> Secret:
-        """2-d product. What was opened for an operand in an earlier product is used again."""
+    def matmul(
+        self, x: Secret, y: Secret, *, transpose_x: bool = False, transpose_y: bool = False, lazy: bool = False
+    ) -> Secret:
+        """2-d product. What was opened for an operand in an earlier product is used again.
+
+        Lazy: the truncation is left to what comes next, which may have it for nothing. Until then, sums with the
+        result must stay within the range of a product.
+        """
         ...
 
     def conv2d(
@@ -131,8 +137,9 @@ class Engine(Protocol):
         padding: tuple[int, int, int, int],
         dilation: tuple[int, int],
         groups: int,
+        lazy: bool = False,
     ) -> Secret:
-        """x (N, C, H, W), weight (O, C/groups, KH, KW), padding (top, left, bottom, right)."""
+        """x (N, C, H, W), weight (O, C/groups, KH, KW), padding (top, left, bottom, right). Lazy: as in `matmul`."""
         ...
 
     # ---- comparisons; bits are integers
@@ -142,8 +149,12 @@ class Engine(Protocol):
 
     def relu(self, x: Secret) -> Secret: ...
 
-    def relu_with_bit(self, x: Secret) -> tuple[Secret, Secret]:
-        """max(x, 0) and the bit x >= 0, which a backward pass multiplies by."""
+    def relu_with_gate(self, x: Secret) -> tuple[Secret, Any]:
+        """max(x, 0), and the bits x >= 0 in a form that `gated` takes."""
+        ...
+
+    def gated(self, gate: Any, x: Secret) -> Secret:
+        """x where the bit of the gate is 1, 0 elsewhere. Cost: 1 round, and none for what is pending."""
         ...
 
     def max_pool2d(

@@ -222,7 +222,9 @@ class InsecurePlainEngine:
         _broadcast("mul", a.shape, b.shape)
         return self._product("mul", a * b, a.dtype == b.dtype == np.float64)
 
-    def matmul(self, x: Secret, y: Secret, *, transpose_x: bool = False, transpose_y: bool = False) -> Secret:
+    def matmul(
+        self, x: Secret, y: Secret, *, transpose_x: bool = False, transpose_y: bool = False, lazy: bool = False
+    ) -> Secret:
         a, b = _value(x), _value(y)
         _require(a.ndim == 2 and b.ndim == 2, f"matmul: expected two matrices, found {a.shape} and {b.shape}")
         a, b = a.T if transpose_x else a, b.T if transpose_y else b
@@ -238,6 +240,7 @@ class InsecurePlainEngine:
         padding: tuple[int, int, int, int],
         dilation: tuple[int, int],
         groups: int,
+        lazy: bool = False,
     ) -> Secret:
         import torch
 
@@ -261,8 +264,11 @@ class InsecurePlainEngine:
     def relu(self, x: Secret) -> Secret:
         return self._keep(np.maximum(_value(x), 0))
 
-    def relu_with_bit(self, x: Secret) -> tuple[Secret, Secret]:
+    def relu_with_gate(self, x: Secret) -> tuple[Secret, Secret]:
         return self.relu(x), self.ge_zero(x)
+
+    def gated(self, gate: Secret, x: Secret) -> Secret:
+        return self.mul(x, gate)
 
     def max_pool2d(
         self, x: Secret, *, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int]

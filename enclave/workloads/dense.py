@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ class Cache:
     """What a backward pass needs of a forward pass: each layer's input, and each activation's bit or value."""
 
     inputs: tuple[Secret, ...]
-    marks: tuple[Secret | None, ...]
+    marks: tuple[Any, ...]
 
 
 class DenseNetwork:
@@ -125,15 +126,15 @@ class DenseNetwork:
     def forward(self, engine: Engine, weights: Mapping[str, Secret], x: Secret) -> tuple[Secret, Cache]:
         """Outputs of the last linear layer, (rows, outputs), and what `backward` needs."""
         inputs: list[Secret] = []
-        marks: list[Secret | None] = []
+        marks: list[Any] = []
         for layer in self.layers:
             inputs.append(x)
-            x = engine.matmul(x, weights[layer.weight])
+            x = engine.matmul(x, weights[layer.weight], lazy=True)
             if layer.bias is not None:
                 x = engine.add(x, weights[layer.bias])
-            mark: Secret | None = None
+            mark: Any = None
             if layer.activation == "relu":
-                x, mark = engine.relu_with_bit(x)
+                x, mark = engine.relu_with_gate(x)
             elif layer.activation is not None:
                 x = mark = engine.sigmoid(x) if layer.activation == "sigmoid" else engine.tanh(x)
             marks.append(mark)
@@ -155,14 +156,14 @@ class DenseNetwork:
             if layer.bias is not None:
                 found[layer.bias] = engine.sum(delta, axis=0)
             if i:
-                delta = engine.matmul(delta, weights[layer.weight], transpose_y=True)
+                delta = engine.matmul(delta, weights[layer.weight], transpose_y=True, lazy=True)
         return found
 
     @staticmethod
-    def _through(engine: Engine, layer: DenseLayer, mark: Secret, delta: Secret) -> Secret:
+    def _through(engine: Engine, layer: DenseLayer, mark: Any, delta: Secret) -> Secret:
         """The derivative before the activation: a bit for relu, s (1 - s) for sigmoid, 1 - t^2 for tanh."""
         if layer.activation == "relu":
-            return engine.mul(delta, mark)
+            return engine.gated(mark, delta)
         square = engine.mul(mark, mark)
         slope = engine.sub(mark, square) if layer.activation == "sigmoid" else engine.add(engine.neg(square), 1.0)
         return engine.mul(delta, slope)

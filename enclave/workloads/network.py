@@ -61,7 +61,7 @@ def _linear(engine: Engine, layer: Layer, inputs: Sequence[Secret], params: Sequ
     (x,), weight = inputs, params[0]
     lead = x.shape[:-1]
     flat = x if len(lead) == 1 else engine.reshape(x, (math.prod(lead), x.shape[-1]))
-    y = engine.matmul(flat, weight)
+    y = engine.matmul(flat, weight, lazy=True)
     if len(params) == 2:
         y = engine.add(y, params[1])
     return y if len(lead) == 1 else engine.reshape(y, (*lead, weight.shape[1]))
@@ -76,6 +76,7 @@ def _conv2d(engine: Engine, layer: Layer, inputs: Sequence[Secret], params: Sequ
         padding=(top, left, bottom, right),
         dilation=(dh, dw),
         groups=groups,
+        lazy=True,
     )
     if len(params) == 2:
         y = engine.add(y, engine.reshape(params[1], (1, params[1].shape[0], 1, 1)))

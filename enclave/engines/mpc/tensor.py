@@ -41,10 +41,12 @@ class RingTensor:
     A tensor that came in through `private` remembers who knows it, and is shared only if something needs shares:
     a product needs just the masked value. What was opened for it is kept, so that it is opened once.
 
+    A pending tensor is a product that was not truncated yet: its fractional bits are those of both operands.
+
     Safety: a RingTensor is immutable, which ties every mask to one value.
     """
 
-    __slots__ = ("_share", "frac_bits", "opened", "parts", "session", "shape")
+    __slots__ = ("_share", "frac_bits", "opened", "parts", "pending", "session", "settled", "shape")
 
     def __init__(
         self,
@@ -54,12 +56,16 @@ class RingTensor:
         share: Tensor | None = None,
         parts: tuple[Part, ...] = (),
         opened: Opened | None = None,
+        *,
+        pending: bool = False,
     ) -> None:
         self.session = session
         self.shape: Shape = tuple(int(n) for n in shape)
         self.frac_bits = frac_bits
         self.parts = parts
         self.opened = opened
+        self.pending = pending
+        self.settled: RingTensor | None = None  # once it was truncated
         self._share = share
 
     def __repr__(self) -> str:
@@ -93,7 +99,7 @@ class RingTensor:
             opened = Opened(piece, self.opened.ref.rows(start, stop))
         share = self.share
         piece = Blank(shape) if isinstance(share, Blank) else share[start:stop]
-        return RingTensor(self.session, shape, self.frac_bits, piece, (), opened)
+        return RingTensor(self.session, shape, self.frac_bits, piece, (), opened, pending=self.pending)
 
     def reshaped(self, shape: Sequence[int]) -> RingTensor:
         """The same values in another shape. Private rows stay private; what was opened is opened anew."""
@@ -104,7 +110,7 @@ class RingTensor:
                 for p in self.parts
             )
             return RingTensor(self.session, target, self.frac_bits, None, parts)
-        return RingTensor(self.session, target, self.frac_bits, _reshape(self.share, target))
+        return RingTensor(self.session, target, self.frac_bits, _reshape(self.share, target), pending=self.pending)
 
 
 def _reshape(value: Tensor | None, shape: Shape) -> Tensor | None:

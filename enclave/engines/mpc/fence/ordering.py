@@ -66,7 +66,9 @@ def positive(x: Share) -> Share:
 
 def positive_with_bit(x: Share) -> tuple[Share, Share]:
     """max(x, 0) and [x > 0], of which the gradient of ReLU is made: it is 0 at 0, as torch's. Cost: 4 rounds."""
-    above, bit = current().engine.relu_with_bit(shifted(x, -1).ring)  # max(x - unit, 0) and [x - unit >= 0]
+    engine = current().engine
+    above, gate = engine.relu_with_gate(shifted(x, -1).ring)  # max(x - unit, 0) and [x - unit >= 0]
+    bit = engine.gate_bit(gate)
     return Share.of(above.share + bit.share, x.dims, x.bits), Share.wrap(bit, x.dims)
 
 

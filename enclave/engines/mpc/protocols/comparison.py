@@ -334,7 +334,7 @@ def gated(session: Session, bits: Bits, z: Tensor, shift: int) -> Protocol[Tenso
         c = z + r
         if session.leader:
             c += U(offset)
-        return cast(Array, c)
+        return c
 
     (c,) = yield [Item("gated", session.local(masked, (n,), z, r))]
     flat = [session.local(lambda a: a[0], (n,), a) for a in (bits.masked, bits.flips)]

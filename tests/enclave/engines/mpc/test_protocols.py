@@ -7,6 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from enclave.engines.mpc.protocols import comparison
+
 EDGES = np.array(
     [s * 2**k + t for k in range(62) for s in (1, -1) for t in (-1, 0, 1)] + [2**62 - 1, -(2**62), 0, 1, -1], np.int64
 )
@@ -28,16 +30,62 @@ def test_relu_of_any_integers(evaluate, values):
     assert np.array_equal(evaluate(2, lambda e, x: e.relu(x), x), np.maximum(x, 0))
 
 
-def test_relu_with_bit(run, reveal, parties):
-    x = np.random.default_rng(1).normal(size=(7, 13))
+def test_relu_with_gate(run, reveal, parties):
+    rng = np.random.default_rng(1)
+    x, z = rng.normal(size=(7, 13)), rng.normal(size=(7, 13))
 
     def program(e):
-        y, bit = e.relu_with_bit(e.private(x if e.rank == 1 else None, x.shape, 1))
-        return reveal(e, y), reveal(e, bit)
+        y, gate = e.relu_with_gate(e.private(x if e.rank == 1 else None, x.shape, 1))
+        passed = e.gated(gate, e.private(z if e.rank == 0 else None, z.shape, 0))
+        return reveal(e, y), reveal(e, e.gate_bit(gate)), reveal(e, passed)
 
-    y, bit = run(parties, program).results[0]
+    y, bit, passed = run(parties, program).results[0]
     assert np.allclose(y, np.maximum(x, 0), atol=1e-6)
     assert np.array_equal(bit, (x >= 0).astype(np.int64))
+    assert np.allclose(passed, np.where(x >= 0, z, 0), atol=1e-6)
+
+
+def test_what_a_relu_and_a_gate_truncate_is_off_by_one_unit_at_most(run, reveal, parties):
+    rng = np.random.default_rng(11)
+    unit = 2.0**-20
+    x = np.rint(rng.uniform(-1, 1, (40, 3)) * 2.0 ** rng.integers(-19, 9, (40, 3)) / unit) * unit
+    w = np.rint(rng.uniform(-20, 20, (3, 5)) / unit) * unit
+
+    def program(e):
+        a = e.private(x if e.rank == 0 else None, x.shape, 0)
+        b = e.private(w if e.rank == 1 else None, w.shape, 1)
+        z = e.matmul(a, b, lazy=True)
+        assert z.pending
+        before = e.session.rounds
+        y, gate = e.relu_with_gate(z)
+        passed = e.gated(gate, z)
+        assert e.session.rounds - before <= 5  # no round for the truncation
+        return reveal(e, y), reveal(e, passed), reveal(e, e.gate_bit(gate))
+
+    y, passed, bit = run(parties, program).results[0]
+    z = x @ w
+    assert np.all(np.abs(y - np.maximum(z, 0)) < unit * (1 + 1e-6))
+    assert np.all(np.abs(passed - z * bit) < unit * (1 + 1e-6))
+    assert np.array_equal(bit == 1, z > 0) or np.all(np.abs(z[(bit == 1) != (z > 0)]) < unit)
+
+
+@pytest.mark.parametrize("shift", [1, 20, 40])
+def test_a_relu_that_truncates_covers_its_whole_range(run, shift):
+    signs = np.array([[1], [-1]])
+    x = np.unique(np.concatenate([(signs * (1 << np.arange(61))).ravel() + d for d in (-1, 0, 1)] + [[2**62 - 1]]))
+
+    def program(e):
+        secret = e.private(x if e.rank == 0 else None, x.shape, 0, integer=True)
+        y, bits = e.session.run(comparison.relu(e.session, secret.share, shift))
+        return y, comparison.bit_share(e.session, bits)
+
+    ran = run(2, program)
+    y = sum(r[0] for r in ran.results[:2]).view(np.int64)
+    bit = sum(r[1][0] for r in ran.results[:2]).view(np.int64)
+    exact = np.maximum(x, 0) >> shift
+    assert set((y - exact)[x >= 1 << shift]) <= {0, 1}
+    assert np.all(y[x <= 0] == 0) and np.all(bit[x <= 0] == 0)
+    assert set(y[(x > 0) & (x < 1 << shift)]) <= {0, 1}
 
 
 @pytest.mark.parametrize("frac_bits", [16, 20, 24])
