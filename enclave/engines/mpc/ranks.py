@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.channel import Channel
+from enclave.engines.mpc.kernels import Operation, from_planes
 from enclave.engines.mpc.random import KEY_BYTES, KeyStream, derive_key, fresh_key
 from enclave.engines.mpc.session import Item, Record, Session, Shape, Tensor
 from enclave.engines.mpc.stock import Stock
@@ -238,23 +239,52 @@ class DealerSession(Linked):
 
     def _deal(self, stream: int, entry: Entry) -> tuple[Tensor, ...]:
         if entry.dealt:
-            free: list[Array] = []
-            others: list[Array] = []
-            for rank, key in enumerate(self._keys):
-                specs = entry.free if rank == 0 else (*entry.free, *entry.dealt)
-                shares = _split(specs, key.words(stream, sum(spec.words for spec in specs)))
-                free = _combine(entry.free, free, shares[: len(entry.free)])
-                if rank:
-                    others = _combine(entry.dealt, others, shares[len(entry.free) :])
+            values = entry.values(tuple(self._expanded(stream, entry.free)), self)
+            offset = sum(spec.words for spec in entry.free)
             parts = []
-            for spec, value, other in zip(entry.dealt, entry.values(tuple(free), self), others, strict=True):
-                fixed = value - other if spec.sharing == "add" else value ^ other
-                if fixed.shape != spec.shape or fixed.dtype != np.dtype(spec.dtype):
-                    raise ValueError(f"{entry.kind} must deal {spec}, found {fixed.dtype} {fixed.shape}")
-                parts.append(np.ascontiguousarray(fixed).reshape(-1).view(np.uint8).data)
+            for spec, value in zip(entry.dealt, values, strict=True):
+                if value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
+                    raise ValueError(f"{entry.kind} must deal {spec}, found {value.dtype} {value.shape}")
+                correction = self._less_the_others(stream, offset, spec, value)
+                parts.append(correction.reshape(-1).view(np.uint8).data)
+                offset += spec.words
                 self.dealt_bytes += spec.nbytes
             self._send(stream, entry.kind, parts)
         return super()._deal(stream, entry)
+
+    def _expanded(self, stream: int, specs: Sequence[Spec]) -> list[Array]:
+        """The clear values of free tensors: what all parties' shares combine to."""
+        found, offset = [], 0
+        for spec in specs:
+            words = self._keys[0].words(stream, spec.words, offset)
+            for key in self._keys[1:]:
+                self._combine(words, key, stream, offset, spec, Operation.ADD)
+            found.append(words.view(spec.dtype)[: spec.size].reshape(spec.shape))
+            offset += spec.words
+        return found
+
+    def _less_the_others(self, stream: int, offset: int, spec: Spec, value: Array) -> Array:
+        """`value` without the shares that all parties but the leader expand."""
+        if value.base is not None or not value.flags.c_contiguous or spec.nbytes % 8:
+            words = np.zeros(spec.words, np.uint64)
+            words.view(spec.dtype)[: spec.size] = value.reshape(-1)
+        else:
+            words = value.reshape(-1).view(np.uint64)
+        for key in self._keys[1:]:
+            self._combine(words, key, stream, offset, spec, Operation.SUBTRACT)
+        return words.view(spec.dtype)[: spec.size]
+
+    @staticmethod
+    def _combine(
+        words: NDArray[np.uint64], key: KeyStream, stream: int, offset: int, spec: Spec, operation: Operation
+    ) -> None:
+        if spec.sharing == "xor":
+            key.into(words, stream, offset, Operation.XOR)
+        elif spec.words == spec.size:
+            key.into(words, stream, offset, operation)
+        else:  # several elements a word
+            a, b = words.view(spec.dtype), key.words(stream, spec.words, offset).view(spec.dtype)
+            (np.add if operation is Operation.ADD else np.subtract)(a, b, out=a)
 
     def _send(self, stream: int, kind: str, parts: list[memoryview]) -> None:
         self.channel.send(0, stream, kind, parts)
@@ -275,7 +305,7 @@ class DealerSession(Linked):
         width = -(-ref.n // 64)
         shares = [key.words(ref.stream, ref.rows * width, ref.offset) for key in self._keys]
         planes = reduce(np.bitwise_xor, shares).reshape(ref.rows, width)
-        return np.unpackbits(planes.view(np.uint8), axis=-1, count=ref.n, bitorder="little").astype(np.uint64)
+        return from_planes(planes, ref.n).astype(np.uint64)
 
 
 def _dealing(stock_id: bytes) -> str:
@@ -289,12 +319,6 @@ def _split(specs: Sequence[Spec], words: NDArray[np.uint64]) -> list[Array]:
         shares.append(part.reshape(spec.shape))
         start += spec.words
     return shares
-
-
-def _combine(specs: Sequence[Spec], total: list[Array], shares: list[Array]) -> list[Array]:
-    if not total:
-        return list(shares)
-    return [a + b if spec.sharing == "add" else a ^ b for spec, a, b in zip(specs, total, shares, strict=True)]
 
 
 def _arrange(ref: MaskRef, pieces: list[Array]) -> Array:

@@ -160,5 +160,5 @@ class Entry(Protocol):
     def dealt(self) -> tuple[Spec, ...]: ...
 
     def values(self, free: tuple[Array, ...], draw: Draw) -> tuple[Array, ...]:
-        """The clear values of the dealt tensors, from those of the free ones."""
+        """The clear values of the dealt tensors, from those of the free ones. The dealer may overwrite them."""
         ...

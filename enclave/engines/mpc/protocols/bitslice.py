@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from enclave.engines.mpc import kernels
 from enclave.engines.mpc.tape import Array
 
 __all__ = ["ONE", "ONES", "ZERO", "Builder", "Program", "execute", "fold", "products", "subsets"]
@@ -140,22 +141,4 @@ def execute(program: Program, one: bool, *inputs: Array) -> tuple[Array, ...]:
     found = [tuple(a.shape) for a in inputs]
     if found != [(count, width) for count in program.inputs]:
         raise ValueError(f"expected inputs of {program.inputs} planes of one width, found {found}")
-    return _execute_numpy(program, one, inputs, width)
-
-
-def _execute_numpy(program: Program, one: bool, inputs: Sequence[Array], width: int) -> tuple[Array, ...]:
-    zero, ones = np.zeros(width, np.uint64), np.full(width, ~np.uint64(0))
-    registers: list[Array] = [zero, ones if one else zero, ones]
-    for planes in inputs:
-        registers.extend(planes)
-    registers += [zero] * (program.registers - len(registers))
-    for dst, a, b, c in program.code.tolist():
-        if b == ONES or a == ONES:
-            registers[dst] = registers[a if b == ONES else b] ^ registers[c]
-            continue
-        product = registers[a] & registers[b]
-        registers[dst] = product if c == ZERO else np.bitwise_xor(product, registers[c], out=product)
-    return tuple(
-        np.stack([registers[r] for r in output]) if len(output) else np.empty((0, width), np.uint64)
-        for output in program.outputs
-    )
+    return kernels.run_program(program.code, program.registers, one, inputs, program.outputs)

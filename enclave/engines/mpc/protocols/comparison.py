@@ -24,10 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import cast
 
 import numpy as np
 
+from enclave.engines.mpc.kernels import from_planes, to_planes
 from enclave.engines.mpc.protocols.bitslice import Program, execute
 from enclave.engines.mpc.protocols.trees import Tree, best_tree, programs
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
@@ -147,9 +147,8 @@ def tail(
     def leaves(c: Array, monomials: Array, mask: Array) -> tuple[Array, Array]:
         found = []
         for t in range(count):
-            padded = np.zeros(64 * w, U)
-            np.subtract(c, thresholds[t], out=padded[:n])
-            planes = to_planes(np.invert(padded, out=padded))[tree.low : tree.high + 1]
+            shifted = np.subtract(c, thresholds[t])
+            planes = to_planes(np.invert(shifted, out=shifted))[tree.low : tree.high + 1]
             found.append(execute(steps[0], leader, planes, monomials, mask[:, t]))
         return _joined(found)
 
@@ -339,29 +338,3 @@ def gated(session: Session, bits: Bits, z: Tensor, shift: int) -> Protocol[Tenso
     (c,) = yield [Item("gated", session.local(masked, (n,), z, r))]
     flat = [session.local(lambda a: a[0], (n,), a) for a in (bits.masked, bits.flips)]
     return gating.select(session, c, offset, flat[0], flat[1], r, dealt)
-
-
-# ---- packing
-
-
-def to_planes(words: Array) -> Array:
-    """(64 W,) words -> (64, W) bit planes, by 64 x 64 bit transposes."""
-    a = np.array(words.reshape(-1, 64).T, order="C")  # always a copy: the swaps below work in place
-    j, m = 32, U(0xFFFFFFFF)
-    while j:
-        a = a.reshape(32 // j, 2, j, -1)
-        low, high = a[:, 0], a[:, 1]
-        t = ((low >> U(j)) ^ high) & m
-        high ^= t
-        low ^= t << U(j)
-        j >>= 1
-        if j:
-            m = m ^ (m << U(j))
-    return cast(Array, a.reshape(64, -1))
-
-
-def from_planes(planes: Array, n: int) -> Array:
-    """(k, W) packed planes -> (k, n) bytes of 0 and 1."""
-    rows = np.ascontiguousarray(planes).view(np.uint8)
-    bits: Array = np.unpackbits(rows, axis=-1, count=n, bitorder="little")
-    return bits

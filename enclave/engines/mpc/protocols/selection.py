@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.mpc.protocols.comparison import bit_share, compare, from_planes, relu
+from enclave.engines.mpc.kernels import from_planes
+from enclave.engines.mpc.protocols.comparison import bit_share, compare, relu
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Array, Draw, Spec, additive, packed_bits
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from enclave.engines.mpc.protocols import bitslice, comparison
 from enclave.engines.mpc.protocols.bitslice import ONE, ONES, ZERO, Builder, execute
-from enclave.engines.mpc.protocols.comparison import Comparison, bit_share, from_planes, tail, to_planes
+from enclave.engines.mpc.protocols.comparison import Comparison, bit_share, tail
 from enclave.engines.mpc.protocols.trees import Tree, best_tree, programs
 from enclave.engines.mpc.session import Item, Network
 
@@ -86,12 +85,3 @@ def test_a_program_is_what_it_was_built_as():
 def test_registers_are_used_again():
     step = programs(TREES[0]).steps[0]
     assert step.registers < 3 + sum(step.inputs) + len(step.code) // 2
-
-
-@pytest.mark.parametrize("n", [1, 63, 64, 65, 1000])
-def test_planes_and_back(n):
-    words = np.zeros(-(-n // 64) * 64, U)
-    words[:n] = np.random.default_rng(n).integers(0, 2**64, n, U)
-    bits = from_planes(to_planes(words), n)
-    assert np.array_equal(bits, (words[:n] >> np.arange(64, dtype=U)[:, None]) & U(1))
-    assert bitslice.ONE != comparison.SIGN
