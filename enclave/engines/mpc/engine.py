@@ -16,11 +16,13 @@ from enclave.engines.mpc import pooling
 from enclave.engines.mpc.linear import CHUNK, LinearEngine
 from enclave.engines.mpc.protocols import division, selection, smooth
 from enclave.engines.mpc.protocols.comparison import Bits, bit_share, compare, gated, relu
+from enclave.engines.mpc.protocols.pooling import Tournament, maximum_gradient, maximum_with_bits
 from enclave.engines.mpc.session import Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Array
 from enclave.engines.mpc.tensor import RingTensor
+from enclave.engines.mpc.windows import Geometry
 
-__all__ = ["Gate", "MpcEngine", "engine_on"]
+__all__ = ["Gate", "MpcEngine", "PoolGate", "engine_on"]
 
 U = np.uint64
 
@@ -30,6 +32,15 @@ class Gate:
     """The bits [x >= 0] of a ReLU, piece by piece, by which its gradient is gated."""
 
     bits: tuple[Bits, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolGate:
+    """Where the maxima of pooling windows were, for images of `shape`."""
+
+    won: Tournament
+    windows: Geometry
     shape: tuple[int, ...]
 
 
@@ -130,6 +141,47 @@ class MpcEngine(LinearEngine):
         x = self.settled(x)
         total = self.session.local(lambda a: pooling.window_totals(a, kernel, stride, padding), shape, x.share)
         return self.scale(self._new(total, shape, x.frac_bits), 1.0 / counts)
+
+    def max_pool2d_with_gate(
+        self, x: RingTensor, *, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int]
+    ) -> tuple[RingTensor, PoolGate]:
+        """See `Engine.max_pool2d_with_gate`."""
+        windows, shape = self._windows(x, kernel, stride, padding, -(1 << 61))
+        best, won = self._run(maximum_with_bits(self.session, windows))
+        y = self._new(best, (best.shape[0],), x.frac_bits, pending=x.pending).reshaped(shape)
+        return y, PoolGate(won, Geometry(kernel, stride, padding), x.shape)
+
+    def max_pool2d_gradient(self, gate: PoolGate, delta: RingTensor) -> RingTensor:
+        """See `Engine.max_pool2d_gradient`."""
+        delta = self.settled(delta)
+        spread = self._run(maximum_gradient(self.session, gate.won, delta.reshaped((delta.size,)).share))
+        return self._folded(spread, gate.windows, gate.shape, delta.frac_bits)
+
+    def avg_pool2d_gradient(
+        self,
+        delta: RingTensor,
+        *,
+        image: tuple[int, int],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        count_include_pad: bool,
+    ) -> RingTensor:
+        """See `Engine.avg_pool2d_gradient`."""
+        counts = pooling.window_counts(image, kernel, stride, padding, count_include_pad)
+        part = self.scale(delta, 1.0 / counts)
+        cells = kernel[0] * kernel[1]
+        spread = self.session.local(
+            lambda d: np.broadcast_to(d.reshape(-1, 1), (d.size, cells)), (part.size, cells), part.share
+        )
+        shape = (*delta.shape[:2], *image)
+        return self._folded(spread, Geometry(kernel, stride, padding), shape, part.frac_bits)
+
+    def _folded(self, spread: Tensor, windows: Geometry, shape: tuple[int, ...], bits: int) -> RingTensor:
+        """Adds (N C OH OW, KH KW) words where their windows took them from, to images of `shape`."""
+        n, c, height, width = shape
+        share = self.session.local(lambda s: windows.fold(s.T, (n * c, 1, height, width)).reshape(shape), shape, spread)
+        return self._new(share, shape, bits)
 
     def argmax_onehot(self, x: RingTensor) -> RingTensor:
         """See `Engine.argmax_onehot`."""

@@ -15,7 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.interface import Permit
-from enclave.engines.mpc.protocols.arithmetic import Bilinear, Conv2d, MatMul, Mul, product, scaled, truncate
+from enclave.engines.mpc.protocols.arithmetic import (
+    Bilinear,
+    Conv2d,
+    ConvInputGradient,
+    ConvWeightGradient,
+    MatMul,
+    Mul,
+    product,
+    scaled,
+    truncate,
+)
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Array, Blank
 from enclave.engines.mpc.tensor import Part, RingTensor, decode, encode
@@ -207,6 +217,38 @@ class LinearEngine:
     ) -> RingTensor:
         """See `Engine.conv2d`."""
         return self._product(Conv2d(stride, padding, dilation, groups), x, weight, lazy)
+
+    def conv2d_weight_gradient(
+        self,
+        x: RingTensor,
+        delta: RingTensor,
+        *,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        lazy: bool = False,
+    ) -> RingTensor:
+        """See `Engine.conv2d_weight_gradient`."""
+        conv = Conv2d(stride, padding, dilation, groups)
+        return self._product(ConvWeightGradient(conv, kernel), x, delta, lazy)
+
+    def conv2d_input_gradient(
+        self,
+        delta: RingTensor,
+        weight: RingTensor,
+        *,
+        image: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        lazy: bool = False,
+    ) -> RingTensor:
+        """See `Engine.conv2d_input_gradient`."""
+        conv = Conv2d(stride, padding, dilation, groups)
+        return self._product(ConvInputGradient(conv, image), delta, weight, lazy)
 
     def _product(self, op: Bilinear, x: RingTensor, y: RingTensor, lazy: bool = False) -> RingTensor:
         shape = op.shape(x.shape, y.shape)

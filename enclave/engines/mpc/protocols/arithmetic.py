@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,8 +12,20 @@ import numpy as np
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Array, Draw, MaskRef, Spec, additive
 from enclave.engines.mpc.tensor import Opened, RingTensor, open_masked
+from enclave.engines.mpc.windows import Geometry
 
-__all__ = ["Bilinear", "Conv2d", "MatMul", "Mul", "ProductOfMasks", "product", "scaled", "truncate"]
+__all__ = [
+    "Bilinear",
+    "Conv2d",
+    "ConvInputGradient",
+    "ConvWeightGradient",
+    "MatMul",
+    "Mul",
+    "ProductOfMasks",
+    "product",
+    "scaled",
+    "truncate",
+]
 
 Shape = tuple[int, ...]
 U = np.uint64
@@ -84,34 +97,102 @@ class Conv2d:
     groups: int
     name = "conv2d"
 
+    def geometry(self, weight: Shape) -> Geometry:
+        """The windows under a weight of this shape."""
+        return Geometry((weight[2], weight[3]), self.stride, self.padding, self.dilation)
+
     def shape(self, x: Shape, y: Shape) -> Shape:
         """Shape of the result."""
-        top, left, bottom, right = self.padding
-        height = (x[2] + top + bottom - self.dilation[0] * (y[2] - 1) - 1) // self.stride[0] + 1
-        width = (x[3] + left + right - self.dilation[1] * (y[3] - 1) - 1) // self.stride[1] + 1
-        return (x[0], y[0], height, width)
+        return (x[0], y[0], *self.geometry(y).out(x[2], x[3]))
 
     def uses_torch(self, x: Shape, y: Shape) -> bool:
         """See `Mul.uses_torch`."""
-        return True
+        return _windowed_uses_torch(self.geometry(y), x, y, self.groups)
 
     def apply(self, x: Array, y: Array) -> Array:
-        """The convolution modulo 2^64."""
-        import torch
-
-        top, left, bottom, right = self.padding
-        padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
-        result = torch.nn.functional.conv2d(
-            _to_torch(padded),
-            _to_torch(y),
-            stride=self.stride,
-            dilation=self.dilation,
-            groups=self.groups,
-        )
-        return cast(Array, result.numpy().view(U))
+        """The convolution modulo 2^64, by a matrix product with the windows."""
+        windows, found = self.geometry(y.shape), np.empty(self.shape(x.shape, y.shape), U)
+        for rows, ins, outs in _pieces(windows, x.shape, y.shape, self.groups):
+            part = found[rows, outs]
+            product = MatMul().apply(y[outs].reshape(y[outs].shape[0], -1), windows.unfold(x[rows, ins]))
+            part[...] = product.reshape(part.shape[1], part.shape[0], *part.shape[2:]).swapaxes(0, 1)
+        return found
 
 
-Bilinear = Mul | MatMul | Conv2d
+@dataclass(frozen=True, slots=True)
+class ConvWeightGradient:
+    """The gradient of the weight: images (N, C, H, W) with output gradients (N, O, OH, OW) -> (O, C/groups, *kernel)."""
+
+    conv: Conv2d
+    kernel: tuple[int, int]
+    name = "conv2d_weight"
+
+    def shape(self, x: Shape, y: Shape) -> Shape:
+        """Shape of the result."""
+        return (y[1], x[1] // self.conv.groups, *self.kernel)
+
+    def uses_torch(self, x: Shape, y: Shape) -> bool:
+        """See `Mul.uses_torch`."""
+        weight = self.shape(x, y)
+        return _windowed_uses_torch(self.conv.geometry(weight), x, weight, self.conv.groups)
+
+    def apply(self, x: Array, y: Array) -> Array:
+        """The sum over all images and windows, modulo 2^64."""
+        found = np.zeros(self.shape(x.shape, y.shape), U)
+        windows = self.conv.geometry(found.shape)
+        for rows, ins, outs in _pieces(windows, x.shape, found.shape, self.conv.groups):
+            delta = np.ascontiguousarray(y[rows, outs].swapaxes(0, 1)).reshape(found[outs].shape[0], -1)
+            found[outs] += (
+                MatMul(transpose_y=True).apply(delta, windows.unfold(x[rows, ins])).reshape(found[outs].shape)
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class ConvInputGradient:
+    """The gradient of images (H, W) = `image`: output gradients (N, O, OH, OW) with the weight -> (N, C, H, W)."""
+
+    conv: Conv2d
+    image: tuple[int, int]
+    name = "conv2d_input"
+
+    def shape(self, x: Shape, y: Shape) -> Shape:
+        """Shape of the result."""
+        return (x[0], y[1] * self.conv.groups, *self.image)
+
+    def uses_torch(self, x: Shape, y: Shape) -> bool:
+        """See `Mul.uses_torch`."""
+        return _windowed_uses_torch(self.conv.geometry(y), self.shape(x, y), y, self.conv.groups)
+
+    def apply(self, x: Array, y: Array) -> Array:
+        """The transposed convolution modulo 2^64."""
+        found = np.empty(self.shape(x.shape, y.shape), U)
+        windows = self.conv.geometry(y.shape)
+        for rows, ins, outs in _pieces(windows, found.shape, y.shape, self.conv.groups):
+            delta = np.ascontiguousarray(x[rows, outs].swapaxes(0, 1)).reshape(y[outs].shape[0], -1)
+            columns = MatMul(transpose_x=True).apply(y[outs].reshape(y[outs].shape[0], -1), delta)
+            found[rows, ins] = windows.fold(columns, found[rows, ins].shape)
+        return found
+
+
+def _pieces(windows: Geometry, images: Shape, weight: Shape, groups: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Batch, input channels and output channels of the matrix products that make up a convolution."""
+    step = windows.rows_at_once(weight[1], images[2], images[3])
+    outs = weight[0] // groups
+    for start in range(0, images[0], step):
+        for g in range(groups):
+            ins = slice(g * weight[1], (g + 1) * weight[1])
+            yield slice(start, start + step), ins, slice(g * outs, (g + 1) * outs)
+
+
+def _windowed_uses_torch(windows: Geometry, images: Shape, weight: Shape, groups: int) -> bool:
+    height, width = windows.out(images[2], images[3])
+    rows = min(images[0], windows.rows_at_once(weight[1], images[2], images[3]))
+    taps = weight[1] * weight[2] * weight[3]
+    return MatMul().uses_torch((weight[0] // groups, taps), (taps, rows * height * width))
+
+
+Bilinear = Mul | MatMul | Conv2d | ConvWeightGradient | ConvInputGradient
 
 
 @dataclass(frozen=True, slots=True)
