@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     run = verbs.add_parser("run", help="measure cases and append one JSON line per case and system")
     run.add_argument("--suite", choices=sorted(suites()), required=True)
     run.add_argument("--cases", default="*", metavar="GLOB", help="a pattern, or the exact name of an unlisted case")
-    run.add_argument("--systems", default="enclave,plain", metavar="A,B", help="default enclave,plain")
+    run.add_argument("--systems", metavar="A,B", help="default enclave,plain")
     run.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="lines are appended")
     run.add_argument("--repeat", type=_count, default=1, metavar="N", help="default 1")
     run.add_argument(
@@ -94,7 +94,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     suite = suites()[args.suite]
-    wanted = [name.strip() for name in args.systems.split(",")]
+    wanted = [name.strip() for name in args.systems.split(",")] if args.systems else list(suite.usual)
     unknown = sorted(set(wanted) - set(suite.systems))
     if unknown:
         raise ValueError(f"suite {suite.name} has no system {unknown[0]!r}: expected {', '.join(suite.systems)}")

@@ -52,6 +52,7 @@ class Measurement:
         session_s: the part of the time between the proposal and the released result.
         sent_bytes, received_bytes: of the compute party with the most; dealt bytes count as received.
         peak_rss_bytes: by party.
+        figures: of the suite floor its limits, of a protocol the work in its plan (`benchmarks.mpc.work`).
         error: why there are no figures.
     """
 
@@ -79,6 +80,7 @@ class Measurement:
     received_bytes: int | None = None
     dealer_bytes: int | None = None
     peak_rss_bytes: Mapping[str, int] | None = None
+    figures: Mapping[str, float] | None = None
     error: str | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 

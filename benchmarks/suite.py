@@ -40,6 +40,11 @@ class Suite(Protocol):
     @property
     def systems(self) -> Sequence[str]: ...
 
+    @property
+    def usual(self) -> Sequence[str]:
+        """The systems that are measured unless others are named."""
+        ...
+
     def listed(self) -> Sequence[tuple[str, str]]:
         """(name, one line about it) of every case that a glob can match."""
         ...
@@ -55,7 +60,8 @@ class Suite(Protocol):
 
 def suites() -> dict[str, Suite]:
     """All suites by name."""
+    from benchmarks.floor.suite import FloorSuite
     from benchmarks.jobs import JobSuite
     from benchmarks.mpc.suite import MpcSuite
 
-    return {suite.name: suite for suite in (JobSuite(), MpcSuite())}
+    return {suite.name: suite for suite in (JobSuite(), MpcSuite(), FloorSuite())}

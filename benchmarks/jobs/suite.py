@@ -27,6 +27,7 @@ class JobSuite:
 
     name = "jobs"
     systems = ("enclave", "memory", "oracle", "oracle20", "plain")
+    usual = ("enclave", "plain")
 
     def listed(self) -> Sequence[tuple[str, str]]:
         """The cases with the parameters that are usually measured."""

@@ -2,19 +2,19 @@
 
 A process per rank and one for the dealer, mutual TLS with generated identities over loopback, sessions that compare
 plan digests. All ranks start at one instant of the machine's monotonic clock; the time ends with the last party.
-`enclave-online`: the dealer starts earlier, and the parties when it has sent all they can hold (a window of the
-channel, 16 MiB; beyond that the rest of the dealing is in the time).
+`enclave-online`: the dealer deals all repetitions to the parties' disks before the session, in which it has no part;
+reading, unsealing and deleting what was dealt is in the time.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import select
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,6 @@ __all__ = ["main"]
 
 _ROOT = Path(__file__).parents[2]
 _LEAD_NS = 10_000_000  # until all ranks have read when to start
-_AHEAD_S = 20.0
-_SETTLE_S = 0.05
 
 
 class Ranks:
@@ -52,6 +50,8 @@ class Ranks:
             "parameters": task["parameters"],
             "parties": task["parties"],
             "profile": task["profile"],
+            "repetitions": task["repetitions"],
+            "ahead": self._online,
             "rank": rank,
             "names": names,
             "homes": str(self._folder),
@@ -69,12 +69,13 @@ class Ranks:
 
     def connect(self) -> bool:
         """Tells all ranks where the others are; False when the case cannot run, with `unavailable` saying why."""
-        hellos = [self._hear(rank) for rank in range(len(self._processes))]
-        if "unavailable" in hellos[0]:
-            self.unavailable = str(hellos[0]["unavailable"])
-            return False
-        addresses = json.dumps([hello["address"] for hello in hellos])
-        self._tell(addresses)
+        everybody, parties = range(len(self._processes)), range(self._case.parties)
+        for ranks in (everybody, parties) if self._online else (everybody,):
+            hellos = [self._hear(rank) for rank in ranks]
+            if "unavailable" in hellos[0]:
+                self.unavailable = str(hellos[0]["unavailable"])
+                return False
+            self._tell(json.dumps([hello["address"] for hello in hellos]), ranks)
         ready = [self._hear(rank) for rank in range(len(self._processes))]
         self.versions = ready[0]["versions"]
         self._counted = self._totals(self._count())
@@ -83,20 +84,9 @@ class Ranks:
     def run(self) -> dict[str, Any]:
         """One repetition."""
         dealer = self._case.parties
-        heard: dict[int, dict[str, Any]] = {}
-        if self._online:
-            self._tell(f"go {time.monotonic_ns()}", [dealer])
-            out = self._processes[dealer].stdout
-            assert out is not None
-            if select.select([out], [], [], _AHEAD_S)[0]:
-                heard[dealer] = self._hear(dealer)
-            time.sleep(_SETTLE_S)
-        start_ns = time.monotonic_ns() + _LEAD_NS
-        self._tell(f"go {start_ns}", [r for r in range(dealer + 1) if not (self._online and r == dealer)])
-        for rank in range(dealer + 1):
-            if rank not in heard:
-                heard[rank] = self._hear(rank)
-        parties = [heard[rank] for rank in range(dealer)]
+        working = range(dealer if self._online else dealer + 1)
+        self._tell(f"go {time.monotonic_ns() + _LEAD_NS}", working)
+        parties = [self._hear(rank) for rank in working][:dealer]
         counts = self._count()
         totals = self._totals(counts)
         gained = {name: value - self._counted[name] for name, value in totals.items()}
@@ -145,7 +135,7 @@ class Ranks:
             totals |= {f"sent{rank}": count["sent_bytes"], f"received{rank}": count["received_bytes"]}
         return totals
 
-    def _tell(self, line: str, ranks: list[int] | None = None) -> None:
+    def _tell(self, line: str, ranks: Sequence[int] | None = None) -> None:
         for rank, process in enumerate(self._processes):
             if ranks is None or rank in ranks:
                 assert process.stdin is not None

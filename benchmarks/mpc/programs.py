@@ -30,7 +30,6 @@ __all__ = ["FRAC_BITS", "Program", "Words", "ring_inputs", "tensors"]
 FRAC_BITS = 20
 Tensors = Mapping[str, RingTensor]
 Words = NDArray[np.uint64]
-# Names of the parameters of `dense_architecture`, in the order of the inputs w1, b1, ...
 _POSITIVE = (1 / 16, 64.0)
 
 
@@ -90,8 +89,8 @@ class Program:
         self._body = _body(case)
 
     def run(self, engine: MpcEngine, inputs: Tensors) -> dict[str, RingTensor]:
-        """One repetition; outputs by name, at the engine's own scale or as integers."""
-        return {name: _settled(engine, value) for name, value in self._body(engine, inputs).items()}
+        """One repetition; outputs by name. A truncation that is still to come is part of the result."""
+        return {name: engine.settled(value) for name, value in self._body(engine, inputs).items()}
 
 
 Body = Callable[[MpcEngine, Tensors], dict[str, RingTensor]]
@@ -110,13 +109,6 @@ def _body(case: Case) -> Body:
         return _training(dense_architecture(784, (128, 128), 10), case, softmax=True)
     columns = 784 if kind == "lr-step" else 30
     return _training(dense_architecture(columns, (), 1), case, softmax=False)
-
-
-def _settled(engine: MpcEngine, value: RingTensor) -> RingTensor:
-    """At the engine's scale: a result whose truncation is still to come is not the same result as the others'."""
-    if value.frac_bits <= engine.frac_bits:
-        return value
-    return engine.scale(value, 1.0)
 
 
 def _method(engine: MpcEngine, name: str, *arguments: Any) -> RingTensor:

@@ -1,7 +1,8 @@
 """One rank of the system `enclave`: a fresh process with a session over mutual TLS, as a job's worker has it.
 
-Started by `benchmarks.mpc.enclave` with a JSON object as argument. It prints {"address"} and reads all addresses,
-prints {"ready"} when every rank is connected and has agreed on the plan, then answers lines:
+Started by `benchmarks.mpc.enclave` with a JSON object as argument. It prints {"address"} and reads all addresses
+(twice when the session is dealt ahead: once to deal), prints {"ready"} when every rank is connected and has agreed on
+the plan, then answers lines:
 
     go NANOSECONDS    one repetition, from that instant of the monotonic clock; answers when it began and ended
     count             traffic, rounds, peak memory, and the CPU seconds of all threads since `go`
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,59 +30,24 @@ import numpy as np  # noqa: E402
 from benchmarks.measurement import versions  # noqa: E402
 from benchmarks.mpc.cases import Case  # noqa: E402
 from benchmarks.mpc.inputs import make_inputs  # noqa: E402
-from benchmarks.mpc.programs import FRAC_BITS, Input, Program, Words, ring_inputs, tensors  # noqa: E402
+from benchmarks.mpc.programs import Words, ring_inputs  # noqa: E402
+from benchmarks.mpc.repetitions import Repetitions, plan_of  # noqa: E402
 from benchmarks.networks import PROFILES  # noqa: E402
 from benchmarks.suite import Unavailable  # noqa: E402
 from enclave.channel import Channel  # noqa: E402
 from enclave.channel.grpc_link import Listener, open_channel  # noqa: E402
 from enclave.channel.shaped import shape  # noqa: E402
-from enclave.engines.mpc.engine import MpcEngine  # noqa: E402
+from enclave.engines.mpc.ahead import Binding, Shelf, deal_ahead, keep_ahead  # noqa: E402
 from enclave.engines.mpc.ranks import DealerSession, PartySession  # noqa: E402
 from enclave.engines.mpc.session import Session  # noqa: E402
-from enclave.engines.mpc.tensor import RingTensor  # noqa: E402
+from enclave.errors import SessionError  # noqa: E402
 from enclave.identity import Identity, TrustStore  # noqa: E402
-from enclave.plan import Plan, make_plan  # noqa: E402
+from enclave.plan import Plan  # noqa: E402
 
-__all__ = ["Repetitions", "main", "plan_of"]
+__all__ = ["main"]
 
-_SESSION = "benchmark"
 _DEADLINE_S = 120.0
 _DEALER_PATIENCE = 60
-
-
-class Repetitions:
-    """A program run again and again in one session, keeping what a warm-up may keep."""
-
-    def __init__(self, session: Session, case: Case, inputs: dict[str, Input], shares: dict[str, Words] | None) -> None:
-        self._program = Program(case)
-        self._engine = MpcEngine(session, FRAC_BITS)
-        self._session, self._inputs, self._shares = session, inputs, shares
-        self._kept: dict[str, RingTensor] = {}
-        self.outputs: dict[str, RingTensor] = {}
-
-    def prepare(self) -> dict[str, RingTensor]:
-        """The next repetition's inputs: new values, but for the kept ones."""
-        fresh = tensors(self._session, self._inputs, self._shares)
-        self._kept = self._kept or {name: fresh[name] for name in self._program.kept}
-        return {**fresh, **self._kept}
-
-    def run(self, inputs: dict[str, RingTensor]) -> None:
-        """One repetition."""
-        self.outputs = self._program.run(self._engine, inputs)
-        for value in self.outputs.values():
-            _ = value.share
-
-
-def plan_of(case: Case, repetitions: int = 1) -> Plan:
-    """The plan of the first repetitions. The first opens what the others keep."""
-    inputs = ring_inputs(case, make_inputs(case))
-
-    def workload(engine: Any) -> None:
-        turns = Repetitions(engine.session, case, inputs, None)
-        for _ in range(repetitions):
-            turns.run(turns.prepare())
-
-    return make_plan(case.parties, FRAC_BITS, workload)
 
 
 def main(argument: str) -> int:
@@ -88,58 +55,112 @@ def main(argument: str) -> int:
     task: dict[str, Any] = json.loads(argument)
     case, rank = Case(task["kind"], task["parameters"], task["parties"]), int(task["rank"])
     try:
-        plan = plan_of(case)
+        plan = plan_of(case, task["repetitions"])
     except Unavailable as missing:
         _say(unavailable=str(missing))
         return 1
     if plan.uses_torch:
         import torch  # noqa: F401  now, while nobody waits
-    channel = _connect(task, case, rank)
-    session: DealerSession | PartySession
+    seat = _Seat(task, case, rank, plan)
+    if task["ahead"]:
+        return _run_ahead(seat)
+    channel = seat.connect("session", len(seat.names))
     if rank == case.parties:
-        session = DealerSession(channel, case.parties, plan.digest)
-        shares = None
-    else:
-        session = PartySession(channel, case.parties, plan.digest)
-        with np.load(task["shares"]) as file:
-            shares = {name: file[name] for name in file.files}
-    turns = Repetitions(session, case, ring_inputs(case, make_inputs(case)), shares)
+        return _run(seat, channel, DealerSession(channel, case.parties, plan.digest))
+    return _run(seat, channel, PartySession(channel, case.parties, plan.digest))
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """What a rank knows before it has a channel."""
+
+    task: dict[str, Any]
+    case: Case
+    rank: int
+    plan: Plan
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.task["names"])
+
+    @property
+    def home(self) -> Path:
+        return Path(self.task["homes"]) / self.names[self.rank]
+
+    def connect(self, session: str, count: int) -> Channel:
+        """To the first `count` ranks; the last party dials, as a buyer does."""
+        identity, trust = Identity.load(self.home), TrustStore(self.home)
+        names, buyer = self.names[:count], self.case.parties - 1
+        cards = {r: trust.by_name(name) for r, name in enumerate(names) if r != self.rank}
+        listener = None if self.rank == buyer else Listener(identity, trust, session, "127.0.0.1", range(1), cards)
+        _say(address=listener.address if listener else "")
+        addresses = json.loads(sys.stdin.readline())
+        patience = _DEALER_PATIENCE if self.rank == self.case.parties else 1
+        channel = open_channel(
+            session,
+            self.rank,
+            names,
+            cards,
+            identity,
+            trust,
+            listener,
+            lambda r: str(addresses[r]),
+            buyer,
+            _DEADLINE_S * patience,
+            connect_s=60.0,
+        )
+        network = PROFILES[self.task["profile"]]
+        return shape(channel, network.latency_s, network.bandwidth_bps)
+
+    def turns(self, session: Session, shares: dict[str, Words] | None) -> Repetitions:
+        return Repetitions(session, self.case, ring_inputs(self.case, make_inputs(self.case)), shares)
+
+
+def _run_ahead(seat: _Seat) -> int:
+    """Deals every repetition to the parties' disks, then runs the session without a dealer."""
+    parties, plan = seat.case.parties, seat.plan
+    binding = Binding("session", parties, seat.rank, plan.digest, bytes(32), plan.dealer_bytes)
+    channel = seat.connect("dealing", parties + 1)
+    if seat.rank == parties:
+        deal_ahead(channel, binding, lambda session: seat.turns(session, None).run_all(seat.task["repetitions"]))
+        channel.close()
+        return _wait_idle()
+    shelf = Shelf(seat.home)
+    keep_ahead(channel, binding, shelf)
+    channel.close()
+    channel = seat.connect("session", parties)
+    with shelf.find(binding) as stock:
+        return _run(seat, channel, PartySession(channel, parties, plan.digest, stock=stock))
+
+
+def _wait_idle() -> int:
+    """A dealer whose work is done: it has nothing to count."""
     _say(ready=True, versions=versions())
-    with _profiled(task.get("profile_cpu"), rank) as profiler:
+    for line in sys.stdin:
+        if line.strip() == "stop":
+            return 0
+        if line.strip() == "count":
+            _say(cpu_s=0.0, rounds=0, sent_bytes=0, received_bytes=0, peak_rss_bytes=0)
+    return 1
+
+
+def _run(seat: _Seat, channel: Channel, session: DealerSession | PartySession) -> int:
+    shares = None
+    if seat.rank < seat.case.parties:
+        with np.load(seat.task["shares"]) as file:
+            shares = {name: file[name] for name in file.files}
+    turns = seat.turns(session, shares)
+    _say(ready=True, versions=versions())
+    with _profiled(seat.task.get("profile_cpu"), seat.rank) as profiler:
         _serve(turns, session, channel, profiler)
+    if session.digest != seat.plan.digest:
+        raise SessionError("the session did not run the plan")
     if shares is not None:
         found = {name: value.share for name, value in turns.outputs.items()}
         scales = {f"bits:{name}": np.array(value.frac_bits) for name, value in turns.outputs.items()}
-        np.savez(task["outputs"], **found, **scales)  # type: ignore[arg-type]  # of arrays by name
+        np.savez(seat.task["outputs"], **found, **scales)  # type: ignore[arg-type]  # of arrays by name
     channel.close()
     return 0
-
-
-def _connect(task: dict[str, Any], case: Case, rank: int) -> Channel:
-    names = tuple(task["names"])
-    home = Path(task["homes"]) / names[rank]
-    identity, trust = Identity.load(home), TrustStore(home)
-    cards = {r: trust.by_name(name) for r, name in enumerate(names) if r != rank}
-    buyer = case.parties - 1
-    listener = None if rank == buyer else Listener(identity, trust, _SESSION, "127.0.0.1", range(1), cards)
-    _say(address=listener.address if listener else "")
-    addresses = json.loads(sys.stdin.readline())
-    patience = _DEALER_PATIENCE if rank == case.parties else 1
-    channel = open_channel(
-        _SESSION,
-        rank,
-        names,
-        cards,
-        identity,
-        trust,
-        listener,
-        lambda r: str(addresses[r]),
-        buyer,
-        _DEADLINE_S * patience,
-        connect_s=60.0,
-    )
-    network = PROFILES[task["profile"]]
-    return shape(channel, network.latency_s, network.bandwidth_bps)
 
 
 def _serve(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from benchmarks.measurement import Measurement, Spread
 from benchmarks.mpc.cases import LISTED, Case
 from benchmarks.mpc.exact import bound, error_of, exact
 from benchmarks.mpc.inputs import Arrays, make_inputs
-from benchmarks.mpc.workers import SYSTEMS, Worker, WorkerFailed
+from benchmarks.mpc.workers import SYSTEMS, Task, Worker, WorkerFailed
 from benchmarks.suite import Settings, Unavailable
 
 __all__ = ["MpcSuite"]
@@ -25,6 +26,7 @@ class MpcSuite:
 
     name = "mpc"
     systems = SYSTEMS
+    usual = ("enclave", "plain")
 
     def listed(self) -> Sequence[tuple[str, str]]:
         """The cases that are usually measured; any size may be asked for by name."""
@@ -45,7 +47,7 @@ class MpcSuite:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
             inputs = make_inputs(case)
             np.savez(folder / "inputs.npz", **inputs)  # type: ignore[arg-type]  # of arrays by name
-            turns = _Turns(case, systems, settings, folder, stack)
+            turns = _Turns(case, inputs, systems, settings, folder, stack)
             turns.run()
             wanted = exact(case, inputs)
             for system in systems:
@@ -55,7 +57,16 @@ class MpcSuite:
 class _Turns:
     """The repetitions of one case on all its systems."""
 
-    def __init__(self, case: Case, systems: Sequence[str], settings: Settings, folder: Path, stack: ExitStack) -> None:
+    def __init__(
+        self,
+        case: Case,
+        inputs: Arrays,
+        systems: Sequence[str],
+        settings: Settings,
+        folder: Path,
+        stack: ExitStack,
+    ) -> None:
+        self._inputs = inputs
         self._case, self._settings, self._folder, self._stack = case, settings, folder, stack
         self._systems = systems
         self._workers: dict[str, Worker] = {}
@@ -67,7 +78,8 @@ class _Turns:
         for system in self._systems:
             self._settings.say(f"{self._case}: starting {system}")
             try:
-                worker = Worker(system, self._case, self._settings.profile, self._folder)
+                task = Task(system, self._case, self._settings.profile, self._folder, self._settings.repeat + 1)
+                worker = Worker(task)
                 self._workers[system] = self._stack.enter_context(worker)
                 worker.run()
             except (Unavailable, WorkerFailed) as error:
@@ -92,9 +104,7 @@ class _Turns:
         if error is None and worker is not None:
             try:
                 largest = error_of(self._case, worker.stop(), wanted)
-                allowed = bound(self._case.kind, system) * (
-                    self._case.parameters["rows"] if self._case.kind == "argmax" else 1
-                )
+                allowed = bound(self._case, system, self._inputs, wanted)
                 if largest > allowed:
                     error = f"wrong: the error is {largest:.3g}, at most {allowed:.3g}"
             except (ValueError, WorkerFailed) as problem:
@@ -103,9 +113,13 @@ class _Turns:
         return _with_figures(base, self._found[system], worker) if error is None and worker is not None else base
 
 
-def _with_figures(base: Measurement, runs: Sequence[dict[str, Any]], worker: Worker) -> Measurement:
-    from dataclasses import replace
+def _work(base: Measurement) -> dict[str, float]:
+    from benchmarks.mpc.work import work_of
 
+    return work_of(Case.parse(base.case))
+
+
+def _with_figures(base: Measurement, runs: Sequence[dict[str, Any]], worker: Worker) -> Measurement:
     times, last = Spread.of([run["wall_s"] for run in runs]), runs[-1]
     peak = last.get("peak_rss_bytes")
     return replace(
@@ -120,5 +134,6 @@ def _with_figures(base: Measurement, runs: Sequence[dict[str, Any]], worker: Wor
         received_bytes=last.get("received_bytes"),
         dealer_bytes=last.get("dealer_bytes"),
         peak_rss_bytes=None if peak is None else {"largest": int(peak)},
+        figures=_work(base) if base.system == "enclave" else None,
         versions=worker.versions,
     )

@@ -13,7 +13,8 @@ for every line `run` on standard input it does one repetition and prints
 
 (bytes: of the party with the most; what it has no figure for it leaves out). On `stop` it writes the outputs and ends
 with status 0. Anything else on standard output breaks the protocol; standard error is for people. `ports` are eight
-free ports on 127.0.0.1. The first repetition is not timed.
+free ports on 127.0.0.1. The first repetition is not timed. This project's own systems are also told the number of
+"repetitions", the first included: a session's plan fixes its length, as a job's does.
 
 Workers of this project's systems run with this interpreter. Those of the peers are `python -m benchmarks.peers JSON`,
 with the interpreter that $ENCLAVE_PEERS_PYTHON names, by default .venv-peers/bin/python of the checkout.
@@ -43,7 +44,7 @@ from benchmarks.mpc.cases import Case
 from benchmarks.mpc.inputs import Arrays
 from benchmarks.suite import Unavailable
 
-__all__ = ["PEERS", "SYSTEMS", "Worker", "WorkerFailed", "free_ports"]
+__all__ = ["PEERS", "SYSTEMS", "Task", "Worker", "WorkerFailed", "free_ports"]
 
 OURS = {
     "enclave": "benchmarks.mpc.enclave",
@@ -85,6 +86,7 @@ class Task:
     case: Case
     profile: str
     folder: Path
+    repetitions: int
 
     @property
     def outputs(self) -> Path:
@@ -103,6 +105,8 @@ class Task:
             "inputs": str(self.folder / "inputs.npz"),
             "outputs": str(self.outputs),
         }
+        if self.system in OURS:
+            fields = {**fields, "repetitions": self.repetitions}
         return json.dumps(fields)
 
     def command(self) -> list[str]:
@@ -119,8 +123,8 @@ class Worker:
         limit_s: the longest wait for one repetition.
     """
 
-    def __init__(self, system: str, case: Case, profile: str, folder: Path, limit_s: float = 600.0) -> None:
-        self.task = Task(system, case, profile, folder)
+    def __init__(self, task: Task, limit_s: float = 600.0) -> None:
+        self.task = task
         self._limit_s = limit_s
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._errors = tempfile.TemporaryFile("w+")
@@ -133,7 +137,7 @@ class Worker:
             cwd=_ROOT,
             env={**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")},
         )
-        Thread(target=self._listen, name=f"output of {system}", daemon=True).start()
+        Thread(target=self._listen, name=f"output of {task.system}", daemon=True).start()
         self.versions: Mapping[str, str] = {}
 
     def __enter__(self) -> Worker:

@@ -1,0 +1,1 @@
+"""What this machine can do at best: the limits that the times of the suite `mpc` are held against."""
