@@ -118,16 +118,16 @@ def control(kind: int, step: int = 0, value: int = 0, text: str = "") -> bytes:
     return _HEAD.pack(_MAGIC, _VERSION, kind, 0, step, value) + body
 
 
-def parse(message: bytes) -> Head:
+def parse(message: bytes | memoryview) -> Head:
     """The head of any message; raises ValueError when it is none."""
-    if len(message) < HEAD_BYTES or not message.startswith(_PREFIX):
+    if len(message) < HEAD_BYTES or message[: len(_PREFIX)] != _PREFIX:
         raise ValueError(f"{len(message)} bytes that are no message of this protocol: {message[:8].hex()}")
     _, _, kind, label_bytes, step, value = _HEAD.unpack_from(message)
     body = message[HEAD_BYTES : HEAD_BYTES + MAX_TEXT_BYTES] if kind not in (FRAME, MORE) else b""
     label = message[HEAD_BYTES : HEAD_BYTES + label_bytes] if kind == FRAME else b""
     if not HELLO <= kind <= ABORT or len(label) > MAX_LABEL_BYTES or len(message) > MAX_MESSAGE_BYTES:
         raise ValueError(f"a message of unknown kind {kind}, {len(message)} bytes long")
-    return Head(kind, step, value, _readable(label), _readable(body))
+    return Head(kind, step, value, _readable(bytes(label)), _readable(bytes(body)))
 
 
 def _readable(text: bytes) -> str:

@@ -17,8 +17,10 @@ from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 from enclave.channel import frames, tls
+from enclave.channel.admission import AnyListener, Arrivals, why_no_hello
 from enclave.channel.link import Link
 from enclave.channel.linked import LinkedChannel, abort_links
+from enclave.channel.socket_link import SCHEME, dial_socket
 from enclave.channel.streams import HANG_UP_S, METHOD, OPTIONS, SERVER_OPTIONS, AcceptedStream, dial
 from enclave.errors import BadInput, EnclaveError, PeerLost, Untrusted
 from enclave.identity import Card, Identity, TrustStore
@@ -29,26 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["Listener", "open_channel"]
 
 _HELLO_S = 5.0
-
-
-class _Arrivals:
-    """The links made so far, and the first error that ended the attempt."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.links: dict[int, Link] = {}
-        self.error: EnclaveError | None = None
-        self.over = False
-
-    def add(self, link: Link) -> None:
-        with self.changed:
-            self.links[link.rank] = link
-            self.changed.notify_all()
-
-    def fail(self, error: EnclaveError) -> None:
-        with self.changed:
-            self.error = self.error or error
-            self.changed.notify_all()
 
 
 class _Threads(futures.Executor):
@@ -95,7 +77,7 @@ class Listener:
         self._trust, self._session_id = trust, session_id
         self._ranks = {card.key_id: (rank, card.name) for rank, card in peers.items()}
         self._taken: set[int] = set()
-        self.arrivals = _Arrivals()
+        self.arrivals = Arrivals()
         self.own_rank: int | None = None
         self._server = grpc.server(
             _Threads(),  # type: ignore[arg-type]  # any executor will do
@@ -161,20 +143,7 @@ class Listener:
         yield from stream.outgoing()
 
     def _is_hello(self, message: bytes, rank: int) -> str:
-        """Why `message` does not open a link of this session; empty when it does."""
-        try:
-            head = frames.parse(message)
-        except ValueError as error:
-            return f"expected a greeting, found {error}"
-        if head.kind != frames.HELLO:
-            return f"expected a greeting, found {head}"
-        if head.text != self._session_id:
-            return f"another session: expected {self._session_id[:40]!r}, found {head.text[:40]!r}"
-        if head.value != rank:
-            return f"another rank: this certificate is rank {rank}'s, the greeting says {head.value}"
-        if self.own_rank is not None and head.step != self.own_rank:
-            return f"another party: this is rank {self.own_rank}, the greeting is for {head.step}"
-        return ""
+        return why_no_hello(message, self._session_id, rank, self.own_rank)
 
 
 def open_channel(
@@ -184,7 +153,7 @@ def open_channel(
     cards: Mapping[int, Card],
     identity: Identity,
     trust: TrustStore,
-    listener: Listener | None,
+    listener: AnyListener | None,
     locate: Callable[[int], str],
     buyer_rank: int,
     deadline_s: float,
@@ -197,7 +166,8 @@ def open_channel(
         names: of all ranks, the dealer's included.
         cards: rank → card, of the other ranks at least.
         listener: where peers connect that dial this rank; None at the buyer.
-        locate: rank → host:port of its worker; may block; called from other threads, again after a failure.
+        locate: rank → address of its worker, host:port or tls://host:port; may block; called from other threads,
+            again after a failure.
         deadline_s: the longest wait for a frame.
         connect_s: the longest wait until everybody is connected.
 
@@ -210,20 +180,29 @@ def open_channel(
     dialled = [peer for peer in peers if rank == buyer_rank or (peer != buyer_rank and rank > peer)]
     if listener is None and len(dialled) < len(peers):
         raise ValueError(f"rank {rank} is dialled by others and needs a listener")
-    arrivals = listener.arrivals if listener is not None else _Arrivals()
+    arrivals = listener.arrivals if listener is not None else Arrivals()
     if listener is not None:
         listener.own_rank = rank
     until = time.monotonic() + connect_s
 
     def reach(peer: int) -> None:
+        known: list[str] = []
+
+        def where() -> str:
+            return known.pop() if known else locate(peer)
+
         def connect() -> grpc.Channel:
-            return tls.dial(
-                identity, cards[peer], locate(peer), max_message_bytes=frames.MAX_MESSAGE_BYTES, options=OPTIONS
-            )
+            limit = frames.MAX_MESSAGE_BYTES
+            return tls.dial(identity, cards[peer], where(), max_message_bytes=limit, options=OPTIONS)
 
         hello = frames.control(frames.HELLO, step=peer, value=rank, text=session_id)
+        to, over = (peer, names[peer]), lambda: arrivals.over
         try:
-            link = dial((peer, names[peer]), connect, hello, session_id, until, lambda: arrivals.over)
+            known.append(locate(peer))
+            if known[0].startswith(SCHEME):
+                link = dial_socket(to, where, cards[peer], identity, hello, session_id, until, over)
+            else:
+                link = dial(to, connect, hello, session_id, until, over)
         except EnclaveError as error:
             arrivals.fail(error)
             return
@@ -242,7 +221,7 @@ def open_channel(
     return LinkedChannel(rank, names, arrivals.links, deadline_s, listener.close if listener is not None else None)
 
 
-def _gather(arrivals: _Arrivals, peers: Sequence[int], names: Sequence[str], until: float) -> EnclaveError | None:
+def _gather(arrivals: Arrivals, peers: Sequence[int], names: Sequence[str], until: float) -> EnclaveError | None:
     """Waits until all peers are linked; the error when that will not happen."""
     with arrivals.changed:
         while arrivals.error is None and len(arrivals.links) < len(peers) and time.monotonic() < until + 1:

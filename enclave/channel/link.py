@@ -2,23 +2,32 @@
 
 A transport takes messages from `Link.outbox` and hands what arrives to `Link.deliver`, which never waits: data goes
 to the inbox, which the window bounds, and control messages act at once, however full the inbox is.
+
+A transport that has no thread of its own for this sets `drive`: then whoever waits, for a message or for space, moves
+the bytes meanwhile. That saves the hand-over from one thread to another, which costs more than a small frame does.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from enclave.channel import frames
 from enclave.errors import Desynchronised, EnclaveError, PeerLost
 
-__all__ = ["WINDOW_BYTES", "Link", "Outbox"]
+__all__ = ["WINDOW_BYTES", "Drive", "Link", "Outbox"]
 
 WINDOW_BYTES = 1 << 24
 # What a queued message takes beyond its length. Counted, so that a flood of empty frames is bounded too.
 _OVERHEAD_BYTES = 256
+# How long a thread that finds another one driving waits before it looks again.
+_TURN_S = 0.02
+
+# Moves bytes for at most so many seconds, or until something happened; False when another thread is doing so.
+Drive = Callable[[float], bool]
 
 
 class Outbox:
@@ -34,12 +43,13 @@ class Outbox:
         self._unsent_bytes = 0
         self._closed = False
         self.on_ready: Callable[[], None] | None = None
+        self.drive: Drive | None = None
 
     def put(self, messages: Sequence[bytes], timeout_s: float) -> bool:
         """Queues a whole frame, after waiting while more than a window is unsent; False when the wait was in vain."""
+        if self._unsent_bytes > self._window and not self._wait_for_space(timeout_s):
+            return False
         with self._lock:
-            if self._unsent_bytes > self._window and not self._space.wait_for(self._has_space, timeout_s):
-                return False
             if not self._closed:
                 for message in messages:
                     self._data.append((message, len(message) + _OVERHEAD_BYTES))
@@ -106,9 +116,14 @@ class Outbox:
                 self._ready.wait()
             return message
 
-    def poll(self) -> bytes | None:
-        """The next message if there is one."""
+    def poll(self, limit_bytes: int | None = None) -> bytes | None:
+        """The next message if there is one, and it is not longer than `limit_bytes`."""
         with self._lock:
+            queue = self._control or self._data
+            if limit_bytes is not None and queue:
+                first = queue[0]
+                if len(first if isinstance(first, bytes) else first[0]) > limit_bytes:
+                    return None
             return self._pop()
 
     @property
@@ -128,6 +143,20 @@ class Outbox:
 
     def _has_space(self) -> bool:
         return self._unsent_bytes <= self._window or self._closed
+
+    def _wait_for_space(self, timeout_s: float) -> bool:
+        if self.drive is None:
+            with self._lock:
+                return self._space.wait_for(self._has_space, timeout_s)
+        until = time.monotonic() + timeout_s
+        while not self._has_space():
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            if not self.drive(left):
+                with self._lock:
+                    self._space.wait_for(self._has_space, min(left, _TURN_S))
+        return True
 
     def _drop_data(self) -> None:
         self._data.clear()
@@ -160,6 +189,7 @@ class Link:
         waits_for: the rank that the peer says it has been waiting for, NOBODY when for none.
         hang_up: set by the transport; ends the stream, after giving the last messages a moment to leave.
         sever: set by the transport; breaks the stream without a word, as a dying process would.
+        interrupt: set by a transport that is driven; makes the thread that drives return.
     """
 
     def __init__(self, rank: int, name: str, window_bytes: int = WINDOW_BYTES) -> None:
@@ -170,7 +200,9 @@ class Link:
         self.waits_for = frames.NOBODY
         self.hang_up: Callable[[], None] = _nothing
         self.sever: Callable[[], None] = _nothing
-        self._inbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self.interrupt: Callable[[], None] = _nothing
+        self._drive: Drive | None = None
+        self._inbox: SimpleQueue[bytes | memoryview | None] = SimpleQueue()
         self._window = window_bytes
         self._delivered = self._granted = self._consumed = 0
         self._lock = threading.Lock()
@@ -190,9 +222,13 @@ class Link:
         """The first thing that went wrong here."""
         return self._failure
 
-    def take(self, timeout_s: float) -> bytes | None:
+    def drive_by(self, drive: Drive) -> None:
+        """From now on whoever waits here moves the bytes itself."""
+        self._drive = self.outbox.drive = drive
+
+    def take(self, timeout_s: float) -> bytes | memoryview | None:
         """The next FRAME, MORE or END message; None when woken for another reason. Raises queue.Empty in time."""
-        message = self._inbox.get(timeout=timeout_s)
+        message = self._inbox.get(timeout=timeout_s) if self._drive is None else self._driven(self._drive, timeout_s)
         if message is not None:
             self._consumed += len(message) + _OVERHEAD_BYTES
             # A quarter: few grants for many small frames, and the sender never idles for lack of one.
@@ -202,14 +238,31 @@ class Link:
                 self.outbox.control(frames.control(frames.CREDIT, value=grant))
         return message
 
+    def _driven(self, drive: Drive, timeout_s: float) -> bytes | memoryview | None:
+        until = time.monotonic() + timeout_s
+        while self._inbox.empty():
+            left = until - time.monotonic()
+            if left <= 0:
+                raise Empty
+            if not drive(left):
+                try:
+                    return self._inbox.get(timeout=min(left, _TURN_S))
+                except Empty:
+                    continue
+        return self._inbox.get()
+
     def wake(self) -> None:
         """Makes a waiting `take` return."""
         self._inbox.put(None)
+        self.interrupt()
 
-    def deliver(self, message: bytes) -> None:
-        """Takes one message from the peer. Never waits, never raises: what is wrong with it ends the session."""
+    def deliver(self, message: bytes | memoryview) -> None:
+        """Takes one message from the peer, and keeps it as it is.
+
+        Never waits, never raises: what is wrong with it ends the session.
+        """
         kind = message[3] if len(message) >= frames.HEAD_BYTES else 0
-        if kind in (frames.FRAME, frames.MORE) and message.startswith(b"EN\x01"):
+        if kind in (frames.FRAME, frames.MORE) and message[:3] == b"EN\x01":
             self._delivered += len(message) + _OVERHEAD_BYTES
             if self.ended:
                 self._garbage("nothing after the end", "a frame")

@@ -86,7 +86,7 @@ class LinkedChannel:
         head = frames.frame_head(step, label, size_bytes)
         message = self._take(link, step, label)
         first = min(size_bytes, frames.CHUNK_BYTES)
-        if not message.startswith(head) or len(message) != len(head) + first:
+        if message[: len(head)] != head or len(message) != len(head) + first:
             raise self._fail(_unexpected(message, f"step {step} {label!r} of {size_bytes} bytes", link.name))
         payload = memoryview(message)[len(head) :]
         if first < size_bytes:
@@ -97,7 +97,7 @@ class LinkedChannel:
                 head = frames.control(frames.MORE, step, size_bytes - first)
                 message = self._take(link, step, label)
                 stop = min(first + frames.CHUNK_BYTES, size_bytes)
-                if not message.startswith(head) or len(message) != len(head) + stop - first:
+                if message[: len(head)] != head or len(message) != len(head) + stop - first:
                     raise self._fail(_unexpected(message, f"the rest of step {step} {label!r}", link.name))
                 whole[first:stop] = memoryview(message)[len(head) :]
                 first = stop
@@ -159,7 +159,7 @@ class LinkedChannel:
             raise ValueError(f"rank {self._rank} has no link to rank {rank}")
         return link
 
-    def _take(self, link: Link, step: int, label: str) -> bytes:
+    def _take(self, link: Link, step: int, label: str) -> bytes | memoryview:
         begin, told = time.monotonic(), False
         while True:
             left = begin + self._deadline_s * (1.0 if told else 0.25) - time.monotonic()
@@ -241,7 +241,7 @@ def abort_links(links: Iterable[Link], rank: int, names: Sequence[str], step: in
         link.hang_up()
 
 
-def _unexpected(message: bytes, expected: str, who: str) -> EnclaveError:
+def _unexpected(message: bytes | memoryview, expected: str, who: str) -> EnclaveError:
     try:
         head = frames.parse(message)
     except ValueError as error:

@@ -16,18 +16,26 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from enclave.errors import EnclaveError, Untrusted
+from enclave.errors import EnclaveError, StoreError, Untrusted
 from enclave.identity import Card, Identity, TrustStore
 
 if TYPE_CHECKING:
     import grpc
 
-__all__ = ["accepts_tls12", "dial", "peer_card", "require_tls13", "server_credentials"]
+__all__ = [
+    "SERVER_NAME",
+    "accepts_tls12",
+    "dial",
+    "peer_card",
+    "require_tls13",
+    "server_credentials",
+    "socket_context",
+]
 
 _VARIABLE = "GRPC_SSL_CIPHER_SUITES"
 _RSA_ONLY = "ECDHE-RSA-AES256-GCM-SHA384"
 # Every certificate is also made out to this name: what identifies the peer is the certificate, not its host.
-_SERVER_NAME = "enclave"
+SERVER_NAME = "enclave"
 
 
 def require_tls13() -> None:
@@ -108,7 +116,7 @@ def dial(
         identity.tls_certificate_pem,
     )
     settings = {
-        "grpc.ssl_target_name_override": _SERVER_NAME,
+        "grpc.ssl_target_name_override": SERVER_NAME,
         "grpc.max_receive_message_length": max_message_bytes,
         "grpc.max_send_message_length": -1,
         "grpc.enable_http_proxy": 0,
@@ -117,6 +125,32 @@ def dial(
         **dict(options),
     }
     return grpc.secure_channel(address, credentials, options=tuple(settings.items()))
+
+
+def socket_context(identity: Identity, roots_pem: bytes, *, listens: bool) -> ssl.SSLContext:
+    """Settings of a TLS 1.3 connection without gRPC, mutually authenticated: the peer must be one of the roots.
+
+    Args:
+        roots_pem: at a dialler the certificates on the card of the one party it dials, at a listener all trusted ones;
+            which of these it is, `TrustStore.by_certificate` must then say.
+
+    Raises:
+        StoreError: the home cannot be read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if listens else ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = not listens
+    context.verify_mode = ssl.CERT_REQUIRED
+    if listens:
+        # No resumption: every session shows its certificates, and nothing but our messages follows the handshake.
+        context.num_tickets = 0
+    try:
+        # A file, because the library takes keys from nowhere else; it is what `Identity.current` would read.
+        context.load_cert_chain(identity.home / "tls.pem")
+        context.load_verify_locations(cadata=roots_pem.decode("ascii"))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"the TLS key or the trusted cards of {identity.name} cannot be read: {error}") from error
+    return context
 
 
 def peer_card(context: grpc.ServicerContext, trust: TrustStore) -> Card:
@@ -146,7 +180,7 @@ def accepts_tls12(host: str, port: int, timeout_s: float = 10.0) -> bool:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     try:
         context.maximum_version = ssl.TLSVersion.TLSv1_2
-        context.wrap_bio(incoming, outgoing, server_hostname=_SERVER_NAME).do_handshake()
+        context.wrap_bio(incoming, outgoing, server_hostname=SERVER_NAME).do_handshake()
     except ssl.SSLWantReadError:
         pass  # the greeting is written, the answer is to be read
     except (ssl.SSLError, ValueError):

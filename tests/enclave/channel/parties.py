@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from enclave.channel.admission import AnyListener
 from enclave.channel.grpc_link import Listener, open_channel
 from enclave.channel.linked import LinkedChannel
+from enclave.channel.socket_link import SocketListener
 from enclave.identity import Card, Identity, TrustStore
 
 NAMES = ("ada", "bob", "cyd")
@@ -32,11 +34,14 @@ class Parties:
     def listener(self, rank: int, session: str, ports: range = ANY_PORT) -> Listener:
         return Listener(self.identities[rank], self.trusts[rank], session, "127.0.0.1", ports, self.cards(rank))
 
+    def socket_listener(self, rank: int, session: str, ports: range = ANY_PORT) -> SocketListener:
+        return SocketListener(self.identities[rank], self.trusts[rank], session, "127.0.0.1", ports, self.cards(rank))
+
     def open(
         self,
         rank: int,
         session: str,
-        listener: Listener | None,
+        listener: AnyListener | None,
         locate: Callable[[int], str],
         deadline_s: float = 10,
         connect_s: float = 10,
@@ -55,9 +60,12 @@ class Parties:
             connect_s=connect_s,
         )
 
-    def connect(self, session: str, deadline_s: float) -> tuple[LinkedChannel, ...]:
-        """A whole session in this process."""
-        listeners = [None if r == BUYER else self.listener(r, session) for r in range(3)]
+    def connect(self, session: str, deadline_s: float, transports: str = "ggg") -> tuple[LinkedChannel, ...]:
+        """A whole session in this process; each rank listens by gRPC (g) or a socket (s)."""
+        listeners: list[AnyListener | None] = [
+            None if r == BUYER else self.socket_listener(r, session) if t == "s" else self.listener(r, session)
+            for r, t in enumerate(transports)
+        ]
 
         def locate(rank: int) -> str:
             listener = listeners[rank]
