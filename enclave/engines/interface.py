@@ -89,6 +89,15 @@ class Engine(Protocol):
         """Multiplies by public integers. Exact, local."""
         ...
 
+    def times_ratio(self, x: Secret, numerator: int | NDArray[np.int64], bits: int) -> Secret:
+        """x * numerator / 2^bits with `bits` more fractional bits. Exact, local; |x numerator| must stay in the ring."""
+        ...
+
+    def combinations(self, x: Secret, signs: NDArray[np.int64]) -> Secret:
+        """Signed sums of all elements of x, (k,) for signs (k, x.size), as wide as x. Local; what leaves the range
+        wraps, as what is summed up elsewhere must not."""
+        ...
+
     def as_integer(self, x: Secret) -> Secret:
         """The integer x * 2^frac_bits of a number x: the same ring word, read as an integer. Exact, local."""
         ...
@@ -109,6 +118,10 @@ class Engine(Protocol):
 
     def take(self, x: Secret, indices: NDArray[np.int64], axis: int) -> Secret:
         """Public gather along `axis`."""
+        ...
+
+    def settled(self, *xs: Secret) -> tuple[Secret, ...]:
+        """The same numbers with `frac_bits` fractional bits, where they have more. Cost: one round for all."""
         ...
 
     # ---- products
@@ -142,6 +155,36 @@ class Engine(Protocol):
         """x (N, C, H, W), weight (O, C/groups, KH, KW), padding (top, left, bottom, right). Lazy: as in `matmul`."""
         ...
 
+    def conv2d_weight_gradient(
+        self,
+        x: Secret,
+        delta: Secret,
+        *,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        lazy: bool = False,
+    ) -> Secret:
+        """(O, C/groups, *kernel) from images (N, C, H, W) and the gradient of what `conv2d` made of them."""
+        ...
+
+    def conv2d_input_gradient(
+        self,
+        delta: Secret,
+        weight: Secret,
+        *,
+        image: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        lazy: bool = False,
+    ) -> Secret:
+        """(N, C, *image) from the gradient of what `conv2d` put out, and its weight."""
+        ...
+
     # ---- comparisons; bits are integers
     def ge_zero(self, x: Secret) -> Secret:
         """1 where x >= 0, else 0."""
@@ -161,6 +204,16 @@ class Engine(Protocol):
         self, x: Secret, *, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int]
     ) -> Secret: ...
 
+    def max_pool2d_with_gate(
+        self, x: Secret, *, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int]
+    ) -> tuple[Secret, Any]:
+        """`max_pool2d`, and where the maxima were in a form that `max_pool2d_gradient` takes."""
+        ...
+
+    def max_pool2d_gradient(self, gate: Any, delta: Secret) -> Secret:
+        """The gradient of the image: each element of delta goes to one largest element of its window."""
+        ...
+
     def avg_pool2d(
         self,
         x: Secret,
@@ -170,6 +223,19 @@ class Engine(Protocol):
         padding: tuple[int, int, int, int],
         count_include_pad: bool,
     ) -> Secret: ...
+
+    def avg_pool2d_gradient(
+        self,
+        delta: Secret,
+        *,
+        image: tuple[int, int],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        count_include_pad: bool,
+    ) -> Secret:
+        """The gradient of images (N, C, *image)."""
+        ...
 
     def argmax_onehot(self, x: Secret) -> Secret:
         """Along the last axis: integer one-hot of the first maximum."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from enclave.engines.interface import Permit
 from enclave.engines.mpc import windows
 from enclave.engines.mpc.engine import MpcEngine
 from enclave.engines.mpc.protocols.arithmetic import Conv2d, ConvInputGradient, ConvWeightGradient
 from enclave.engines.mpc.recorder import Recorder
+from enclave.engines.plain import InsecurePlainEngine
 
 CASES = [
     # conv, images, weight
@@ -102,3 +105,61 @@ def test_gradients_on_shares_open_each_operand_once(
     program(engine, *(engine.private(None, a.shape, 0) for a in (x, w, delta)))
     masked = [item for _, record in plan.records if record[0] == "open" for item in record[1:] if item[0] == "mask"]
     assert [item[2] for item in masked] == [8 * x.size, 8 * w.size, 8 * delta.size]
+
+
+POOLS = [((2, 2), (2, 2), (0, 0, 0, 0)), ((3, 2), (2, 1), (1, 0, 1, 1)), ((3, 3), (1, 2), (2, 1, 0, 1))]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding"), POOLS)
+def test_gradients_of_pooling(
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    parties: int,
+    evaluate: Callable[..., np.ndarray],
+) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(2, 3, 6, 5))
+    top, left, bottom, right = padding
+    image = torch.from_numpy(x).requires_grad_()
+    padded = torch.nn.functional.pad(image, (left, right, top, bottom), value=-1e9)
+    y = torch.nn.functional.max_pool2d(padded, kernel, stride)
+    delta = rng.normal(size=tuple(y.shape))
+    (largest,) = torch.autograd.grad(y, image, torch.from_numpy(delta))
+    padded = torch.nn.functional.pad(image, (left, right, top, bottom))
+    (mean,) = torch.autograd.grad(
+        torch.nn.functional.avg_pool2d(padded, kernel, stride), image, torch.from_numpy(delta)
+    )
+    window = {"kernel": kernel, "stride": stride, "padding": padding}
+
+    def program(engine: Any, x: Any, delta: Any) -> Any:
+        pooled, gate = engine.max_pool2d_with_gate(x, **window)
+        parts = (
+            pooled,
+            engine.max_pool2d_gradient(gate, delta),
+            engine.avg_pool2d_gradient(delta, image=x.shape[2:], count_include_pad=True, **window),
+        )
+        return engine.concat([engine.reshape(part, (int(np.prod(part.shape)),)) for part in parts], axis=0)
+
+    expected = np.concatenate([a.detach().numpy().reshape(-1) for a in (y, largest, mean)])
+    np.testing.assert_allclose(evaluate(parties, program, x, delta), expected, atol=1e-4)
+    plain = InsecurePlainEngine()
+    found = program(plain, plain.private(x, x.shape, 0), plain.private(delta, delta.shape, 0))
+    np.testing.assert_allclose(plain.open("y", found, 0, Permit("job", ["y"])), expected, atol=1e-12)
+
+
+def test_of_equal_elements_one_gets_the_gradient(evaluate: Callable[..., np.ndarray]) -> None:
+    """The same one on shares as in the clear, or a training would leave its twin."""
+    x = np.array([0.0, 1, 1, 1, 2, 2, 2, 0, 5, 5, 5, 5, 0, 0, 3, 3, 1, 0, 1, 0]).reshape(5, 1, 2, 2)
+    delta = np.arange(1.0, 6).reshape(5, 1, 1, 1)
+    window = {"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0, 0, 0)}
+
+    def program(engine: Any, x: Any, delta: Any) -> Any:
+        return engine.max_pool2d_gradient(engine.max_pool2d_with_gate(x, **window)[1], delta)
+
+    found = evaluate(2, program, x, delta)
+    assert (np.count_nonzero(found, axis=(1, 2, 3)) == 1).all() and (found.sum(axis=(2, 3)) == delta[:, :, 0, 0]).all()
+    assert (x[found != 0] == x.max(axis=(2, 3)).reshape(-1)).all()
+    plain = InsecurePlainEngine()
+    clear = program(plain, plain.private(x, x.shape, 0), plain.private(delta, delta.shape, 0))
+    np.testing.assert_array_equal(plain.open("y", clear, 0, Permit("job", ["y"])), found)

@@ -1,10 +1,4 @@
-"""The oracle: the engine's interface on plain numbers in one process, with no security at all.
-
-Tests compare other engines with it, and a quote can be tried on mock data with it. One process holds every
-party's values, so `private` needs the value whoever the holder is, and `open` returns it whoever asks.
-With `round_to` every number is rounded to that many fractional bits, and a product that the ring could not hold
-before its truncation raises RangeExceeded: this imitates what fixed point does to a result.
-"""
+"""The engine on plain numbers."""
 
 from __future__ import annotations
 
@@ -16,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.interface import AnyArray, FloatArray, Permit, Secret
+from enclave.engines.plain import images
 from enclave.errors import BadSpec, PolicyRefused, RangeExceeded
 
 __all__ = ["InsecurePlainEngine"]
@@ -159,6 +154,19 @@ class InsecurePlainEngine:
         _broadcast("times_integer", a.shape, f.shape)
         return self._keep(a * f)
 
+    def times_ratio(self, x: Secret, numerator: int | NDArray[np.int64], bits: int) -> Secret:
+        a, f = _value(x), np.asarray(numerator, np.int64)
+        _broadcast("times_ratio", a.shape, f.shape)
+        return self._keep(a * (f / 2.0**bits))
+
+    def combinations(self, x: Secret, signs: NDArray[np.int64]) -> Secret:
+        a = _value(x)
+        _require(signs.shape[1:] == (a.size,), f"combinations: signs {signs.shape} do not fit {a.size} elements")
+        return self._keep(signs @ a.reshape(-1))
+
+    def settled(self, *xs: Secret) -> tuple[Secret, ...]:
+        return xs
+
     def as_integer(self, x: Secret) -> Secret:
         a = _value(x)
         _require(a.dtype == np.float64, "as_integer: expected a number, found an integer")
@@ -257,6 +265,36 @@ class InsecurePlainEngine:
         found = torch.nn.functional.conv2d(padded, kernel, stride=stride, dilation=dilation, groups=groups)
         return self._product("conv2d", found.numpy(), a.dtype == w.dtype == np.float64)
 
+    def conv2d_weight_gradient(
+        self,
+        x: Secret,
+        delta: Secret,
+        *,
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        lazy: bool = False,
+    ) -> Secret:
+        found = images.conv2d_weight_gradient(_value(x), _value(delta), kernel, stride, padding, dilation, groups)
+        return self._product("conv2d_weight_gradient", found, True)
+
+    def conv2d_input_gradient(
+        self,
+        delta: Secret,
+        weight: Secret,
+        *,
+        image: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        lazy: bool = False,
+    ) -> Secret:
+        found = images.conv2d_input_gradient(_value(delta), _value(weight), image, stride, padding, dilation, groups)
+        return self._product("conv2d_input_gradient", found, True)
+
     # ---- comparisons
     def ge_zero(self, x: Secret) -> Secret:
         return self._keep(_value(x) >= 0)
@@ -273,8 +311,18 @@ class InsecurePlainEngine:
     def max_pool2d(
         self, x: Secret, *, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int]
     ) -> Secret:
-        patches, _ = _windows(_value(x), kernel, stride, padding, -np.inf)
+        patches, _ = images.pool_windows(_value(x), kernel, stride, padding, -np.inf)
         return self._keep(patches.max(axis=(-2, -1)))
+
+    def max_pool2d_with_gate(
+        self, x: Secret, *, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int]
+    ) -> tuple[Secret, images.Maxima]:
+        return self.max_pool2d(x, kernel=kernel, stride=stride, padding=padding), images.Maxima.of(
+            _value(x), kernel, stride, padding
+        )
+
+    def max_pool2d_gradient(self, gate: images.Maxima, delta: Secret) -> Secret:
+        return self._keep(gate.gradient(_value(delta)))
 
     def avg_pool2d(
         self,
@@ -285,8 +333,20 @@ class InsecurePlainEngine:
         padding: tuple[int, int, int, int],
         count_include_pad: bool,
     ) -> Secret:
-        patches, valid = _windows(_value(x), kernel, stride, padding, 0.0)
+        patches, valid = images.pool_windows(_value(x), kernel, stride, padding, 0.0)
         return self._keep(patches.sum(axis=(-2, -1)) / (kernel[0] * kernel[1] if count_include_pad else valid))
+
+    def avg_pool2d_gradient(
+        self,
+        delta: Secret,
+        *,
+        image: tuple[int, int],
+        kernel: tuple[int, int],
+        stride: tuple[int, int],
+        padding: tuple[int, int, int, int],
+        count_include_pad: bool,
+    ) -> Secret:
+        return self._keep(images.mean_gradient(_value(delta), image, kernel, stride, padding, count_include_pad))
 
     def argmax_onehot(self, x: Secret) -> Secret:
         a = _value(x)
@@ -349,21 +409,3 @@ def _within(name: str, a: FloatArray, low: float, high: float) -> FloatArray:
         if outside.any():
             raise RangeExceeded(name, float(value), limit)
     return a
-
-
-def _windows(
-    a: AnyArray, kernel: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int, int, int], fill: float
-) -> tuple[FloatArray, FloatArray]:
-    """All pooling windows (N, C, OH, OW, KH, KW), and how many cells of each window are not padding (OH, OW)."""
-    _require(a.ndim == 4, f"pool2d: expected a 4-d input, found {a.shape}")
-    top, left, bottom, right = padding
-    fits = all(m >= k for m, k in zip((a.shape[2] + top + bottom, a.shape[3] + left + right), kernel, strict=True))
-    _require(fits, f"pool2d: kernel {kernel} is larger than the padded input {a.shape[2:]}")
-    _require(max(top, bottom) < kernel[0] and max(left, right) < kernel[1], f"pool2d: padding {padding} fills a window")
-
-    def cut(b: FloatArray, value: float) -> FloatArray:
-        padded = np.pad(b, [(0, 0)] * (b.ndim - 2) + [(top, bottom), (left, right)], constant_values=value)
-        views = np.lib.stride_tricks.sliding_window_view(padded, kernel, axis=(-2, -1))
-        return views[..., :: stride[0], :: stride[1], :, :]
-
-    return cut(a.astype(np.float64), fill), cut(np.ones(a.shape[2:]), 0.0).sum(axis=(-2, -1))
