@@ -20,6 +20,7 @@ class TapeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TAPE_KIND_ONE_HOT: _ClassVar[TapeKind]
     TAPE_KIND_BITS: _ClassVar[TapeKind]
     TAPE_KIND_AND: _ClassVar[TapeKind]
+    TAPE_KIND_SATURATING: _ClassVar[TapeKind]
     TAPE_KIND_MASK: _ClassVar[TapeKind]
     TAPE_KIND_SEGMENT: _ClassVar[TapeKind]
     TAPE_KIND_FLIPS: _ClassVar[TapeKind]
@@ -50,6 +51,8 @@ class TapeFunction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TAPE_FUNCTION_COSINE: _ClassVar[TapeFunction]
     TAPE_FUNCTION_ERF: _ClassVar[TapeFunction]
     TAPE_FUNCTION_RECIPROCAL_TO_10: _ClassVar[TapeFunction]
+    TAPE_FUNCTION_TANH: _ClassVar[TapeFunction]
+    TAPE_FUNCTION_GELU: _ClassVar[TapeFunction]
 TAPE_KIND_UNSPECIFIED: TapeKind
 TAPE_KIND_PRODUCT: TapeKind
 TAPE_KIND_TRUNCATION: TapeKind
@@ -61,6 +64,7 @@ TAPE_KIND_GATED: TapeKind
 TAPE_KIND_ONE_HOT: TapeKind
 TAPE_KIND_BITS: TapeKind
 TAPE_KIND_AND: TapeKind
+TAPE_KIND_SATURATING: TapeKind
 TAPE_KIND_MASK: TapeKind
 TAPE_KIND_SEGMENT: TapeKind
 TAPE_KIND_FLIPS: TapeKind
@@ -85,6 +89,8 @@ TAPE_FUNCTION_SINE: TapeFunction
 TAPE_FUNCTION_COSINE: TapeFunction
 TAPE_FUNCTION_ERF: TapeFunction
 TAPE_FUNCTION_RECIPROCAL_TO_10: TapeFunction
+TAPE_FUNCTION_TANH: TapeFunction
+TAPE_FUNCTION_GELU: TapeFunction
 
 class TapeEntry(_message.Message):
     __slots__ = ("stream", "entry")

@@ -14,7 +14,7 @@ import numpy as np
 from enclave.engines.interface import Engine
 from enclave.engines.mpc import pooling
 from enclave.engines.mpc.linear import CHUNK, LinearEngine
-from enclave.engines.mpc.protocols import division, selection, smooth
+from enclave.engines.mpc.protocols import division, saturating, selection, smooth
 from enclave.engines.mpc.protocols.comparison import Bits, bit_share, compare, gated, relu
 from enclave.engines.mpc.protocols.pooling import Tournament, maximum_gradient, maximum_with_bits
 from enclave.engines.mpc.session import Protocol, Session, Tensor
@@ -216,11 +216,25 @@ class MpcEngine(LinearEngine):
     # ---- non-linear functions
     def sigmoid(self, x: RingTensor) -> RingTensor:
         """See `Engine.sigmoid`."""
-        return self._flat(self._number(x), lambda a: smooth.sigmoid(self.session, a, self._frac_bits), self._frac_bits)
+        return self._curve(x, saturating.SIGMOID)
 
     def tanh(self, x: RingTensor) -> RingTensor:
-        """See `Engine.tanh`: 2 sigmoid(2 x) - 1."""
-        return self.sub(self.times_integer(self.sigmoid(self.times_integer(x, 2)), 2), 1.0)
+        """See `Engine.tanh`."""
+        return self._curve(x, saturating.TANH)
+
+    def gelu(self, x: RingTensor) -> RingTensor:
+        """x times the normal distribution function of x."""
+        return self._curve(x, saturating.GELU)
+
+    def erf(self, x: RingTensor) -> RingTensor:
+        """The error function."""
+        return self._curve(x, saturating.ERF)
+
+    def _curve(self, x: RingTensor, function: saturating.Curve) -> RingTensor:
+        """A function of numbers, which may be pending."""
+        x = x if x.pending else self._number(x)
+        f = self._frac_bits
+        return self._flat(x, lambda a: saturating.curve(self.session, a, function, x.frac_bits, f), f)
 
     def softmax(self, x: RingTensor) -> RingTensor:
         """See `Engine.softmax`: e^(x - max) over its sum, which lies in [1, columns]."""

@@ -18,6 +18,7 @@ from enclave.engines.mpc.fence.records import MAX_NUMBER, Catalogue
 from enclave.engines.mpc.fence.series import FUNCTIONS
 from enclave.engines.mpc.protocols.arithmetic import Conv2d, MatMul, Mul, ProductOfMasks, Truncation
 from enclave.engines.mpc.protocols.comparison import Comparison, Gate, Gating, Relu
+from enclave.engines.mpc.protocols.saturating import Saturating
 from enclave.engines.mpc.protocols.selection import BitMask, OneHotOfMask
 from enclave.engines.mpc.protocols.smooth import Gated, SeriesTable
 from enclave.engines.mpc.protocols.trees import Tree
@@ -41,6 +42,7 @@ _ENTRIES: dict[int, type] = {
     wire.TAPE_KIND_ONE_HOT: OneHotOfMask,
     wire.TAPE_KIND_BITS: BitMask,
     wire.TAPE_KIND_AND: AndTriple,
+    wire.TAPE_KIND_SATURATING: Saturating,
 }
 _PARTS: dict[int, type] = {
     wire.TAPE_KIND_MASK: MaskRef,
@@ -147,6 +149,13 @@ def _gated(entry: Gated) -> None:
     check(entry.frac_bits <= 40, f"{entry.frac_bits} fractional bits")
 
 
+def _saturating(entry: Saturating) -> None:
+    _comparison(entry.comparison)
+    check(entry.comparison.thresholds == 2 and entry.comparison.flips == "u8", "a curve without two ends")
+    check(8 <= entry.bits <= 44 and entry.lift <= 30, f"a curve of {entry.bits} fractional bits")
+    check(entry.shift < 63, f"a truncation by {entry.shift} bits")
+
+
 def _one_hot(entry: OneHotOfMask) -> None:
     check(0 < entry.bits <= 16, f"one-hot rows of {entry.bits} bits")
 
@@ -164,6 +173,7 @@ _CHECKS: dict[type, Any] = {
     Gate: _gate,
     SeriesTable: _series,
     Gated: _gated,
+    Saturating: _saturating,
     OneHotOfMask: _one_hot,
     AndTriple: _and,
 }

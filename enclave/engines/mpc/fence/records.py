@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from enclave.engines.mpc.protocols.smooth import Series
+from enclave.engines.mpc.protocols.harmonics import Series
 from enclave.errors import BadSpec
 from enclave.messages import check
 from enclave.wire import tape_pb2 as wire

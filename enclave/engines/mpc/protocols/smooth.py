@@ -20,7 +20,8 @@ import numpy as np
 
 from enclave.engines.mpc.protocols import tables
 from enclave.engines.mpc.protocols.arithmetic import truncate
-from enclave.engines.mpc.protocols.comparison import Bits, Comparison, bit_share, comparison, tail
+from enclave.engines.mpc.protocols.comparison import Comparison, comparison, tail
+from enclave.engines.mpc.protocols.harmonics import Series, publics
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
 from enclave.engines.mpc.tape import Array, Draw, Spec, additive
 
@@ -33,7 +34,6 @@ __all__ = [
     "Series",
     "exp_of_negative",
     "series",
-    "sigmoid",
 ]
 
 U = np.uint64
@@ -42,57 +42,24 @@ _PUBLIC_BITS = 20  # fractional bits of public factors
 EXP_FLOOR = 15  # e^x is 0 for x < -15
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
-    """constant + sum of sines[k-1] sin(k w x) + cosines[k-1] cos(k w x), w = 2 pi / period; integers at 2^30.
-
-    Minimax fits by Lawson's algorithm; `tests/enclave/engines/mpc/test_smooth.py` checks the stated errors.
-    """
-
-    name: str
-    period: int
-    constant: int
-    sines: tuple[int, ...]
-    cosines: tuple[int, ...] = ()
-
-    @property
-    def harmonics(self) -> int:
-        """Number of frequencies."""
-        return len(self.sines)
-
-    def publics(self, c: Array, bits: int) -> tuple[Array, Array]:
-        """Factors of the dealt cosines and sines, (harmonics, n) at 2^20, for words c with `bits` bits a period."""
-        cosines, sines = tables.cos_sin(c, bits, self.harmonics)
-        a = np.array(self.sines, np.int64)[:, None]
-        b = np.array(self.cosines or (0,) * self.harmonics, np.int64)[:, None]
-        shift = 2 * tables.ONE_BITS - _PUBLIC_BITS
-        # a sin(c - r) + b cos(c - r) = (a sin c + b cos c) cos r + (b sin c - a cos c) sin r
-        return (a * sines + b * cosines) >> shift, (b * sines - a * cosines) >> shift
-
-    def dealt(self, r: Array, bits: int) -> Array:
-        """(2, harmonics, n): cosines and sines of the mask's multiples. Only the dealer computes them."""
-        angle = (r & U((1 << bits) - 1)).astype(np.float64) * (2 * np.pi / (1 << bits))
-        multiples = np.arange(1, self.harmonics + 1)[:, None] * angle
-        both = np.stack([np.cos(multiples), np.sin(multiples)])
-        return np.asarray(np.rint(both * (1 << _DEALT_BITS)).astype(np.int64).view(U))
-
-    def evaluate(self, c: Array, table: Array, bits: int, leader: bool) -> Array:
-        """Share of the sum at 2^44."""
-        p, q = self.publics(c, bits)
-        total = (p.view(U) * table[0]).sum(axis=0, dtype=U) + (q.view(U) * table[1]).sum(axis=0, dtype=U)
-        if leader:
-            total += U(self.constant << (_DEALT_BITS + _PUBLIC_BITS - tables.ONE_BITS) & (1 << 64) - 1)
-        return cast(Array, total)
+def _dealt(function: Series, r: Array, bits: int) -> Array:
+    """(2, harmonics, n): cosines and sines of the mask's multiples. Only the dealer computes them."""
+    angle = (r & U((1 << bits) - 1)).astype(np.float64) * (2 * np.pi / (1 << bits))
+    multiples = np.arange(1, function.harmonics + 1)[:, None] * angle
+    both = np.stack([np.cos(multiples), np.sin(multiples)])
+    return np.asarray(np.rint(both * (1 << _DEALT_BITS)).astype(np.int64).view(U))
 
 
-# sigma(x) - 1/2 on [-8.4, 8.4] as a function of 5 x with period 128: error 1.1e-4
-SIGMOID = Series(
-    "sigmoid",
-    128,
-    0,
-    (661788413, -67863913, 179756774, -65651836, 71251987, -30959616, 21012950, -6617485, 2754683),
-)
-SIGMOID_END = 8.4
+def _evaluate(function: Series, c: Array, table: Array, bits: int, leader: bool) -> Array:
+    """Share of the sum at 2^44."""
+    cosines, sines = tables.cos_sin(c, bits, function.harmonics)
+    p, q = publics(function, cosines, sines, 2 * tables.ONE_BITS - _PUBLIC_BITS)
+    total = (p.view(U) * table[0]).sum(axis=0, dtype=U) + (q.view(U) * table[1]).sum(axis=0, dtype=U)
+    if leader:
+        total += U(function.constant << (_DEALT_BITS + _PUBLIC_BITS - tables.ONE_BITS) & (1 << 64) - 1)
+    return cast(Array, total)
+
+
 RECIPROCAL = Series("reciprocal", 4, 1450112762, (-139467658, -234643905, -53689358), (1190480413, 290630202, 13354074))
 # 1/x on [0.98, 10.2] to a relative error of 3.3e-3
 RECIPROCAL_TO_10 = Series(
@@ -135,7 +102,7 @@ class SeriesTable:
 
     def values(self, free: tuple[Array, ...], draw: Draw) -> tuple[Array, ...]:
         """From r."""
-        return (self.function.dealt(free[0], self.bits),)
+        return (_dealt(self.function, free[0], self.bits),)
 
 
 def series(session: Session, x: Tensor, function: Series, frac_bits: int) -> Protocol[Tensor]:
@@ -147,27 +114,21 @@ def series(session: Session, x: Tensor, function: Series, frac_bits: int) -> Pro
     bits = frac_bits + (function.period - 1).bit_length()
     r, table = session.deal(SeriesTable(n, function, bits))
     (c,) = yield [Item(function.name, session.local(np.add, (n,), x, r))]
-    total = session.local(lambda c, t: function.evaluate(c, t, bits, session.leader), (n,), c, table)
+    total = session.local(lambda c, t: _evaluate(function, c, t, bits, session.leader), (n,), c, table)
     return (yield from truncate(session, total, _DEALT_BITS + _PUBLIC_BITS - frac_bits))
 
 
 @dataclass(frozen=True, slots=True)
 class Gated:
-    """A comparison, a function table on the same mask, and what multiplies the function by the bits."""
+    """A comparison, an exponential on the same mask, and what multiplies it by the bit."""
 
     comparison: Comparison
-    function: Series | None  # None: the exponential
     frac_bits: int
 
     @property
     def kind(self) -> str:
         """Name on the wire."""
-        return "exp" if self.function is None else self.function.name
-
-    @property
-    def bits(self) -> int:
-        """Bits of a period, or of 16 digits."""
-        return self.frac_bits + (4 if self.function is None else (self.function.period - 1).bit_length())
+        return "exp"
 
     @property
     def free(self) -> tuple[Spec, ...]:
@@ -177,16 +138,14 @@ class Gated:
     @property
     def dealt(self) -> tuple[Spec, ...]:
         """The comparison's; rho times the mask; the table."""
-        n, count = self.comparison.n, self.comparison.thresholds
-        table = additive(16, n) if self.function is None else additive(2, self.function.harmonics, n)
-        return (*self.comparison.dealt, additive(count, n), table)
+        n = self.comparison.n
+        return (*self.comparison.dealt, additive(n), additive(16, n))
 
     def values(self, free: tuple[Array, ...], draw: Draw) -> tuple[Array, ...]:
         """From r, the wires' masks, rho and the mask."""
         compared = self.comparison.values(free[:-1], draw)
         r = free[0][: self.comparison.n]
-        table = _exp_table(r, self.frac_bits) if self.function is None else self.function.dealt(r, self.bits)
-        return (*compared, compared[-1] * free[-1], table)
+        return (*compared, compared[-1][0] * free[-1], _exp_table(r, self.frac_bits))
 
 
 def _exp_table(r: Array, frac_bits: int) -> Array:
@@ -204,62 +163,31 @@ def _exp_share(c: Array, table: Array, frac_bits: int) -> Array:
     return cast(Array, chosen * public.view(U))
 
 
-def _gated(
-    session: Session, x: Tensor, thresholds: Array, function: Series | None, frac_bits: int, offset: int
-) -> Protocol[tuple[list[Tensor], Bits]]:
-    """(f(x) + offset) * [x >= t] for each threshold, and the bits. Four rounds, those of the comparison."""
-    n = x.shape[0]
-    entry = Gated(comparison(session, n, len(thresholds)), function, frac_bits)
-    shares = session.deal(entry)
-    free = len(entry.comparison.free)
-    mask, rho_mask, table = shares[free], shares[-2], shares[-1]
-    compared = (*shares[:free], *shares[free + 1 : -2])
-    (c,) = yield [Item(entry.kind, session.local(lambda x, r: x + r[:n], (n,), x, shares[0]))]
-
-    def value(c: Array, table: Array) -> Array:
-        if function is None:
-            return _exp_share(c, table, frac_bits)
-        return function.evaluate(c, table, entry.bits, session.leader)
-
-    def masked_value() -> Protocol[tuple[Tensor, Tensor]]:
-        scale = tables.ONE_BITS + _PUBLIC_BITS if function is None else _DEALT_BITS + _PUBLIC_BITS
-        y = yield from truncate(session, session.local(value, (n,), c, table), scale - frac_bits)
-        if session.leader:
-            y = y + U(offset)
-        (e,) = yield [Item("gated", session.local(np.subtract, (n,), y, mask))]
-        return y, e
-
-    bits, (y, e) = yield from together(tail(session, entry.comparison, compared, c, thresholds), masked_value())
-
-    def select(d: Array, y: Array, e: Array, rho: Array, rho_mask: Array) -> Array:
-        gated = rho * e + rho_mask  # rho y
-        return np.where(d.astype(bool), y - gated, gated)
-
-    chosen = session.local(select, (len(thresholds), n), bits.masked, y, e, bits.flips, rho_mask)
-    rows = [session.local(lambda a, k=k: a[k], (n,), chosen) for k in range(len(thresholds))]
-    return rows, bits
-
-
-def sigmoid(session: Session, x: Tensor, frac_bits: int) -> Protocol[Tensor]:
-    """Shares of 1 / (1 + e^-x) for flat x at `frac_bits`: the series inside [-8.4, 8.4], 0 and 1 outside.
-
-    Error below 2.5e-4 for every x with |5 x| < 2^(63 - frac_bits).
-    Cost: 4 rounds; 24 B and 65 bits an element from every party; 243 B dealt. Reveals: nothing.
-    """
-    end = round(SIGMOID_END * 5 * (1 << frac_bits))
-    thresholds = np.array([-end, end], np.int64).view(U)
-    five = session.local(lambda x: x * U(5), x.shape, x)
-    (above, beyond), bits = yield from _gated(session, five, thresholds, SIGMOID, frac_bits, 1 << (frac_bits - 1))
-    share = bit_share(session, bits)
-    return session.local(lambda a, b, s: a - b + (s[1] << U(frac_bits)), x.shape, above, beyond, share)
-
-
 def exp_of_negative(session: Session, x: Tensor, frac_bits: int) -> Protocol[Tensor]:
     """Shares of e^x for flat x <= 0 at `frac_bits`; 0 below -15. Absolute error 2^-frac_bits and 4e-7.
 
     Cost: 4 rounds; 24 B and 35 bits an element from every party; 198 B dealt. Reveals: nothing.
     """
     shift = EXP_FLOOR << frac_bits
+    n = x.shape[0]
     raised = session.local(lambda x: x + U(shift) if session.leader else x, x.shape, x)
-    (value,), _ = yield from _gated(session, raised, np.zeros(1, U), None, frac_bits, 0)
-    return value
+    entry = Gated(comparison(session, n), frac_bits)
+    shares = session.deal(entry)
+    free = len(entry.comparison.free)
+    mask, rho_mask, table = shares[free], shares[-2], shares[-1]
+    compared = (*shares[:free], *shares[free + 1 : -2])
+    (c,) = yield [Item(entry.kind, session.local(lambda x, r: x + r[:n], (n,), raised, shares[0]))]
+
+    def masked_value() -> Protocol[tuple[Tensor, Tensor]]:
+        value = session.local(lambda c, t: _exp_share(c, t, frac_bits), (n,), c, table)
+        y = yield from truncate(session, value, tables.ONE_BITS + _PUBLIC_BITS - frac_bits)
+        (e,) = yield [Item("gated", session.local(np.subtract, (n,), y, mask))]
+        return y, e
+
+    bits, (y, e) = yield from together(tail(session, entry.comparison, compared, c, np.zeros(1, U)), masked_value())
+
+    def select(d: Array, y: Array, e: Array, rho: Array, rho_mask: Array) -> Array:
+        gated = rho[0] * e + rho_mask  # rho y
+        return np.asarray(np.where(d[0].astype(bool), y - gated, gated))
+
+    return session.local(select, (n,), bits.masked, y, e, bits.flips, rho_mask)

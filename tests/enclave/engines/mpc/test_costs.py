@@ -22,7 +22,6 @@ COSTS = {
     "scale": (lambda e: e.scale(e.zeros((N,)), 0.3), 1, 8.0, 12.0),
     "ge_zero": (_unary("ge_zero"), 4, 8 + 35 / 8, 50.0),
     "relu": (_unary("relu"), 4, 8 + 35 / 8, 58.0),
-    "sigmoid": (_unary("sigmoid"), 4, 24 + 70 / 8, 242.875),
     "exp_of_negative": (_unary("exp_of_negative"), 4, 24 + 35 / 8, 198.0),
 }
 

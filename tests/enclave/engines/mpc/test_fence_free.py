@@ -23,8 +23,9 @@ from enclave.engines.mpc.fence.operations import BatchMatMul, Convolution
 from enclave.engines.mpc.protocols import smooth
 from enclave.engines.mpc.protocols.arithmetic import Conv2d, MatMul, Mul, ProductOfMasks, Truncation
 from enclave.engines.mpc.protocols.comparison import Comparison, Gate, Gating, Relu
+from enclave.engines.mpc.protocols.harmonics import Series
 from enclave.engines.mpc.protocols.selection import BitMask, OneHotOfMask
-from enclave.engines.mpc.protocols.smooth import Series, SeriesTable
+from enclave.engines.mpc.protocols.smooth import SeriesTable
 from enclave.engines.mpc.protocols.trees import best_tree
 from enclave.engines.mpc.session import Network
 from enclave.engines.mpc.tape import BitRef, MaskRef, Segment
