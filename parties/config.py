@@ -39,6 +39,7 @@ class NodeConfig:
         max_rows: rows of all parties of one job together.
         max_dealer_bytes: correlated randomness dealt for one job.
         max_store_bytes: size of the store; 0 for no limit.
+        max_stock_bytes: disk for what is dealt ahead to all jobs together; 0 for jobs dealt online alone.
         step_deadline_s: longest wait of a session for one frame.
         peer_lost_s: a peer that shows no sign of life for this long is lost.
         lease_s: a worker that does not report for this long is taken for dead.
@@ -57,6 +58,7 @@ class NodeConfig:
     max_rows: int = 100_000_000
     max_dealer_bytes: int = 1 << 40
     max_store_bytes: int = 0
+    max_stock_bytes: int = 1 << 36
     step_deadline_s: float = 30.0
     peer_lost_s: float = 10.0
     lease_s: int = 60
@@ -212,6 +214,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "max_rows": (1, 1 << 40),
     "max_dealer_bytes": (1, 1 << 60),
     "max_store_bytes": (0, 1 << 46),
+    "max_stock_bytes": (0, 1 << 60),
     "step_deadline_s": (0.1, 86_400),
     "peer_lost_s": (0.1, 10),
     "lease_s": (2, 3600),
@@ -230,6 +233,7 @@ _COMMENTS: Mapping[str, str] = {
     "max_rows": "rows of all parties of one job together",
     "max_dealer_bytes": "correlated randomness dealt for one job",
     "max_store_bytes": "size of the store; 0: no limit",
+    "max_stock_bytes": "disk for what is dealt ahead to all jobs; 0: nothing is",
     "step_deadline_s": "longest wait of a session for one frame",
     "peer_lost_s": "a silent peer is lost after this time",
     "lease_s": "a silent worker is taken for dead after this time",

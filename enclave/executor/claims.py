@@ -27,6 +27,7 @@ def job_claims(spec: JobSpec) -> tuple[str, ...]:
         f"dealer={dealer.name} {dealer.key_id.hex()[:16]}",
         f"dealer_computes={'yes' if computes else 'no'}",
         f"dealer.independent={'no' if spec.dealer_kin else 'yes'}",
+        f"dealing={'ahead, to disks of the parties, used once' if spec.deal_ahead else 'online'}",
         f"randomness=AES-{8 * KEY_BYTES}-CTR, keys from the operating system",
         f"transport=mutual TLS {_tls_versions()}, every peer pinned to the certificates on its card",
     )

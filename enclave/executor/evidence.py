@@ -57,10 +57,19 @@ class Evidence:
 
 def _figures(plan: Plan, spec: JobSpec) -> PlanFigures:
     names = [party.name for party in spec.parties]
+    # What was dealt ahead came in a session of its own, before the one that this is evidence of.
+    online = not spec.deal_ahead
     return PlanFigures(
         rounds=plan.rounds,
-        links=tuple(PlannedLink(names[a], names[b], size) for (a, b), size in plan.link_bytes.items()),
+        links=tuple(
+            PlannedLink(names[a], names[b], size)
+            for (a, b), size in plan.link_bytes.items()
+            if online or a != plan.parties
+        ),
         openings=plan.openings,
         dealer_bytes=plan.dealer_bytes,
-        stages=tuple(PlannedStage(s.name, s.rounds, s.sent_bytes + s.dealt_bytes) for s in plan.stages),
+        stages=tuple(
+            PlannedStage(s.name, s.rounds, s.sent_bytes + (0 if spec.deal_ahead else s.dealt_bytes))
+            for s in plan.stages
+        ),
     )

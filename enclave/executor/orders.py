@@ -150,6 +150,8 @@ class Order(Value):
     step_deadline_s: float
     dealer_bytes_limit: int = 0
     profile: str = "production"
+    deal: bool = False
+    stock_bytes_limit: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
     connect → hello (plan digests) → the workload → sealed → every gate → agree → commit → open → close
 
+A job that is dealt ahead has a session before this one, see `dealing`; here its parties open what it left them.
+
 A job is one session: its channel is named by the job id, and a retry is a new job with fresh randomness.
 The caller hands in everything that has an address or a person behind it: how to find a peer's worker (`locate`),
 who decides whether a sealed result may leave (`gate`), and what makes that durable (`commit`). This module is the
-only place that makes a `Permit`.
+only place that makes a `Permit` for a session of shares.
 
 Every party's gate must say yes before any party commits: a refusal at one leaves no release on another's record.
 """
@@ -19,17 +21,20 @@ from typing import TYPE_CHECKING, Any, cast
 from numpy.typing import NDArray
 
 from enclave.engines.interface import Engine, Permit
-from enclave.errors import BadSpec, Desynchronised, EnclaveError, PlanMismatch, PolicyRefused, SessionError
+from enclave.errors import Desynchronised, EnclaveError, SessionError
 from enclave.executor.assignment import Assignment, read_job
+from enclave.executor.dealing import find_stock
 from enclave.executor.evidence import Evidence
+from enclave.executor.meeting import Seal, check_plan, meet, plan_job, sealed_plan
 from enclave.executor.orders import Failure
 from enclave.executor.shares import keep_shares
 from enclave.leakage.audit import OpeningAudit
-from enclave.messages import JobSpec, LinkTraffic, Signed, Transcript
+from enclave.messages import LinkTraffic, Signed, Transcript
 
 if TYPE_CHECKING:
     from enclave.channel import Channel
     from enclave.channel.grpc_link import Listener
+    from enclave.engines.mpc.ahead import Stock, Witness
     from enclave.engines.mpc.ranks import DealerSession, PartySession
     from enclave.engines.mpc.tensor import RingTensor
     from enclave.identity import Identity, TrustStore
@@ -37,9 +42,6 @@ if TYPE_CHECKING:
     from enclave.workloads import Inputs
 
 __all__ = ["Gate", "Progress", "Sealing", "SessionResult", "plan_job", "run_session"]
-
-# A dealer runs far ahead of the parties and then waits for them: what ends its wait is the channel's own watch.
-_DEALER_PATIENCE = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,39 +81,6 @@ class SessionResult:
 Gate = Callable[[Sealing], tuple[str, ...]]
 
 
-@dataclass(slots=True)
-class _Seal:
-    """The plan of a job, with the digest of its steps up to the seal."""
-
-    plan: Plan
-    digest: bytes
-
-
-def plan_job(spec: JobSpec) -> Plan:
-    """The plan of a job, computed from its specification alone. Raises BadInput for one that cannot be run."""
-    return _plan(spec).plan
-
-
-def _plan(spec: JobSpec) -> _Seal:
-    from enclave import workloads
-    from enclave.plan import make_plan
-
-    workloads.check_spec(spec)
-    sealed_at: list[bytes] = []
-
-    def job(engine: Any) -> None:
-        sealed = workloads.run(engine, spec, workloads.Inputs())
-        sealed_at.append(engine.session.digest)
-        workloads.release(engine, spec, sealed, Permit(spec.job_id, spec.outputs))
-
-    try:
-        plan = make_plan(len(spec.compute_parties), spec.frac_bits, job)
-    except (ArithmeticError, ValueError, MemoryError, RecursionError) as error:
-        # Sizes and constants come from the specification: one that breaks the arithmetic is at fault itself.
-        raise BadSpec(f"the job cannot be planned: {type(error).__name__}") from error
-    return _Seal(plan, sealed_at[0])
-
-
 def run_session(
     signed: Signed,
     *,
@@ -148,34 +117,27 @@ def run_session(
 
     Raises:
         Untrusted, PlanMismatch, PolicyRefused, BadInput, PeerLost, Desynchronised.
+        SessionError: (code `session.stock`) the job is to be dealt ahead and was not, or what was dealt is used.
     """
-    from enclave.channel.grpc_link import open_channel
-
+    stock: Stock | None = None
     evidence = evidence if evidence is not None else Evidence()
     try:
         job = read_job(signed, identity, trust)
-        seal = _plan(job.spec)
+        seal = sealed_plan(job.spec)
         evidence.plan = seal.plan
-        if seal.plan.digest != job.spec.plan_digest:
-            raise PlanMismatch(job.spec.plan_digest, seal.plan.digest, who=identity.name)
-        if dealer_bytes_limit is not None and seal.plan.dealer_bytes > dealer_bytes_limit:
-            raise PolicyRefused(
-                f"the job needs {seal.plan.dealer_bytes} dealer bytes, at most {dealer_bytes_limit} here",
-                rules=("dealer.bytes",),
-            )
+        check_plan(job, seal.plan, dealer_bytes_limit)
+        if job.spec.deal_ahead:
+            stock = find_stock(job, seal.plan, identity.home)
         if seal.plan.uses_torch:
             import torch  # noqa: F401  now, while nobody waits for a frame of ours
-        channel = open_channel(
+        channel = meet(
+            job,
             job.spec.job_id,
-            job.rank,
-            job.names,
-            job.peers,
-            identity,
-            trust,
-            listener,
-            locate,
-            len(job.spec.datasets),
-            deadline_s * (_DEALER_PATIENCE if job.role == "dealer" else 1),
+            identity=identity,
+            trust=trust,
+            listener=listener,
+            locate=locate,
+            deadline_s=deadline_s,
             connect_s=connect_s,
         )
     except BaseException:
@@ -185,7 +147,7 @@ def run_session(
     try:
         if attach is not None:
             attach(channel)
-        result = _Run(job, seal, channel, inputs, gate, commit, progress, evidence).run()
+        result = _Run(job, seal, channel, inputs, gate, commit, progress, evidence, stock).run()
         if result.kept:
             keep_shares(identity.home, job.spec, result.kept)
         channel.close()
@@ -197,6 +159,9 @@ def run_session(
     except BaseException:
         channel.close(SessionError(f"{identity.name} stopped", code="session.stopped"))
         raise
+    finally:
+        if stock is not None:
+            stock.close()
 
 
 @dataclass(slots=True)
@@ -204,13 +169,14 @@ class _Run:
     """The part of a session that has a channel."""
 
     job: Assignment
-    seal: _Seal
+    seal: Seal
     channel: Channel
     inputs: Inputs
     gate: Gate
     commit: Callable[[], None]
     progress: Callable[[Progress], None] | None
     evidence: Evidence
+    stock: Stock | None
     audit: OpeningAudit = field(default_factory=OpeningAudit)
     before: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
@@ -218,22 +184,8 @@ class _Run:
         """Hello, workload, gates, release."""
         from enclave import workloads
         from enclave.engines.mpc.engine import MpcEngine
-        from enclave.engines.mpc.ranks import DealerSession, PartySession
 
-        spec, plan = self.job.spec, self.seal.plan
-        parties = len(spec.compute_parties)
-        session: PartySession | DealerSession
-        if self.job.role == "dealer":
-            session = DealerSession(self.channel, parties, plan.digest, self.job.digest, progress=self._on_step)
-        else:
-            session = PartySession(
-                self.channel,
-                parties,
-                plan.digest,
-                self.job.digest,
-                observer=self.audit.observe,
-                progress=self._on_step,
-            )
+        spec, plan, session = self.job.spec, self.seal.plan, self._begin()
         # The hello and the agreement are no steps of the plan: traffic is counted from here on, without the latter.
         self.before = {link.rank: (link.sent_bytes, link.received_bytes) for link in self.channel.stats()}
         shares = MpcEngine(session, spec.frac_bits)
@@ -251,7 +203,18 @@ class _Run:
             kept = {name: shares.own_share(cast("RingTensor", value)) for name, value in sealed.shared.items()}
         return SessionResult(opened, self.evidence.transcript, plan, report, kept)
 
-    def _through_gate(self, session: PartySession | DealerSession) -> Permit:
+    def _begin(self) -> PartySession | DealerSession | Witness:
+        from enclave.engines.mpc.ahead import Witness
+        from enclave.engines.mpc.ranks import DealerSession, PartySession
+
+        agreed = (self.channel, len(self.job.spec.compute_parties), self.seal.plan.digest, self.job.digest)
+        if self.job.role != "dealer":
+            return PartySession(*agreed, observer=self.audit.observe, progress=self._on_step, stock=self.stock)
+        if self.stock is not None:
+            return Witness(*agreed, self.stock, progress=self._on_step)
+        return DealerSession(*agreed, progress=self._on_step)
+
+    def _through_gate(self, session: PartySession | DealerSession | Witness) -> Permit:
         from enclave.workloads import opened_outputs
 
         spec = self.job.spec
@@ -259,10 +222,10 @@ class _Run:
         allowed = self.gate(Sealing(spec.job_id, opened_outputs(spec), spec.rows, transcript))
         self._agree(session)
         self.commit()
-        # Safety: the only Permit of a session that has peers; the recorder's above opens shapes.
+        # Safety: the only Permit of a session that has shares; those of `meeting` open shapes.
         return Permit(spec.job_id, allowed)
 
-    def _agree(self, session: PartySession | DealerSession) -> None:
+    def _agree(self, session: PartySession | DealerSession | Witness) -> None:
         """Every gate has said yes, or this raises what the one that did not told its peers."""
         reached, planned, step = session.digest, self.seal.digest, session.rounds
         if reached != planned:
@@ -281,7 +244,7 @@ class _Run:
         if self.progress is not None:
             self.progress(Progress(rounds, self.seal.plan.rounds, stage))
 
-    def _transcript(self, session: PartySession | DealerSession, equals_plan: bool) -> Transcript:
+    def _transcript(self, session: PartySession | DealerSession | Witness, equals_plan: bool) -> Transcript:
         audit = self.audit.result()
         links = []
         for link in self.channel.stats():

@@ -37,8 +37,10 @@ from enclave.executor.orders import (
 if TYPE_CHECKING:
     from enclave.channel import Channel
     from enclave.datasets import RowSource
+    from enclave.executor.assignment import Assignment
     from enclave.executor.evidence import Evidence
     from enclave.executor.session import Progress, Sealing
+    from enclave.identity import Identity, TrustStore
 
 __all__ = ["main", "no_core_dumps"]
 
@@ -212,6 +214,9 @@ def _session(order: Order, node: _Node, evidence: Evidence) -> None:
     false = untrue(job.spec) if order.profile == "production" else ()
     if false:
         raise Refused(f"a claim of the receipt would be false: {'; '.join(false)}", code="refused.claims")
+    if order.deal:
+        _deal(order, node, job, identity, trust)
+        return
     rows = None
     if order.dataset:
         catalogue, ref = Catalogue(home, identity.name), job.spec.datasets[job.rank]
@@ -234,6 +239,30 @@ def _session(order: Order, node: _Node, evidence: Evidence) -> None:
         connect_s=order.connect_s,
         deadline_s=order.step_deadline_s,
         dealer_bytes_limit=order.dealer_bytes_limit or None,
+    )
+
+
+def _deal(order: Order, node: _Node, job: Assignment, identity: Identity, trust: TrustStore) -> None:
+    from enclave.channel.grpc_link import Listener
+    from enclave.executor.dealing import dealing_session_id, run_dealing
+    from enclave.executor.session import Progress
+
+    ports = range(order.port_low, order.port_high + 1)
+    session_id = dealing_session_id(job.spec.job_id)
+    listener = Listener(identity, trust, session_id, order.listen_host, ports, job.peers)
+    node.emit(WorkerEvent(listening=Endpoint(listener.address)))
+    run_dealing(
+        order.spec,
+        identity=identity,
+        trust=trust,
+        locate=node.locate,
+        listener=listener,
+        progress=lambda done, total: node.progress(Progress(done, total, "dealing ahead")),
+        attach=node.attach,
+        connect_s=order.connect_s,
+        deadline_s=order.step_deadline_s,
+        dealer_bytes_limit=order.dealer_bytes_limit or None,
+        stock_bytes_limit=order.stock_bytes_limit,
     )
 
 

@@ -50,7 +50,12 @@ class Approval(Value):
 
 @dataclass(frozen=True, slots=True)
 class JobStatus(Value):
-    """Where a job stands at one node."""
+    """Where a job stands at one node.
+
+    Attributes:
+        dealing: of an admitted job that is dealt ahead: open, waiting (for a worker), running, failed (`reasons` say
+            why), or dealt: it can be started.
+    """
 
     wire = node_pb2.JobStatus
     job_id: str
@@ -60,6 +65,7 @@ class JobStatus(Value):
     steps_total: int = 0
     stage: str = ""
     updated_unix_s: int = 0
+    dealing: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,7 @@ class JobSpec(Value):
     purpose: str = ""
     block_rows: int = 4096
     buyer_rows: int = 0
+    deal_ahead: bool = False
 
     def __post_init__(self) -> None:
         check(bool(re.fullmatch(r"[0-9a-f]{32}", self.job_id)), "job id must be 32 hex digits")

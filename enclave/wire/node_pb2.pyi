@@ -93,8 +93,16 @@ class JobRef(_message.Message):
     job_id: str
     def __init__(self, job_id: _Optional[str] = ...) -> None: ...
 
+class StartRequest(_message.Message):
+    __slots__ = ("job_id", "deal")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    DEAL_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    deal: bool
+    def __init__(self, job_id: _Optional[str] = ..., deal: _Optional[bool] = ...) -> None: ...
+
 class JobStatus(_message.Message):
-    __slots__ = ("job_id", "state", "reasons", "steps_done", "steps_total", "stage", "updated_unix_s")
+    __slots__ = ("job_id", "state", "reasons", "steps_done", "steps_total", "stage", "updated_unix_s", "dealing")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
@@ -102,6 +110,7 @@ class JobStatus(_message.Message):
     STEPS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     STAGE_FIELD_NUMBER: _ClassVar[int]
     UPDATED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    DEALING_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     state: str
     reasons: _containers.RepeatedCompositeFieldContainer[Reason]
@@ -109,7 +118,8 @@ class JobStatus(_message.Message):
     steps_total: int
     stage: str
     updated_unix_s: int
-    def __init__(self, job_id: _Optional[str] = ..., state: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., steps_done: _Optional[int] = ..., steps_total: _Optional[int] = ..., stage: _Optional[str] = ..., updated_unix_s: _Optional[int] = ...) -> None: ...
+    dealing: str
+    def __init__(self, job_id: _Optional[str] = ..., state: _Optional[str] = ..., reasons: _Optional[_Iterable[_Union[Reason, _Mapping]]] = ..., steps_done: _Optional[int] = ..., steps_total: _Optional[int] = ..., stage: _Optional[str] = ..., updated_unix_s: _Optional[int] = ..., dealing: _Optional[str] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("address",)

@@ -52,7 +52,7 @@ class NodeStub:
                 _registered_method=True)
         self.Start = channel.unary_unary(
                 '/enclave.wire.Node/Start',
-                request_serializer=enclave_dot_wire_dot_node__pb2.JobRef.SerializeToString,
+                request_serializer=enclave_dot_wire_dot_node__pb2.StartRequest.SerializeToString,
                 response_deserializer=enclave_dot_wire_dot_node__pb2.JobStatus.FromString,
                 _registered_method=True)
         self.Locate = channel.unary_unary(
@@ -178,7 +178,7 @@ def add_NodeServicer_to_server(servicer, server):
             ),
             'Start': grpc.unary_unary_rpc_method_handler(
                     servicer.Start,
-                    request_deserializer=enclave_dot_wire_dot_node__pb2.JobRef.FromString,
+                    request_deserializer=enclave_dot_wire_dot_node__pb2.StartRequest.FromString,
                     response_serializer=enclave_dot_wire_dot_node__pb2.JobStatus.SerializeToString,
             ),
             'Locate': grpc.unary_unary_rpc_method_handler(
@@ -318,7 +318,7 @@ class Node:
             request,
             target,
             '/enclave.wire.Node/Start',
-            enclave_dot_wire_dot_node__pb2.JobRef.SerializeToString,
+            enclave_dot_wire_dot_node__pb2.StartRequest.SerializeToString,
             enclave_dot_wire_dot_node__pb2.JobStatus.FromString,
             options,
             channel_credentials,

@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Order(_message.Message):
-    __slots__ = ("spec", "home", "dataset", "listen_host", "port_low", "port_high", "connect_s", "step_deadline_s", "dealer_bytes_limit", "profile")
+    __slots__ = ("spec", "home", "dataset", "listen_host", "port_low", "port_high", "connect_s", "step_deadline_s", "dealer_bytes_limit", "profile", "deal", "stock_bytes_limit")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     HOME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,8 @@ class Order(_message.Message):
     STEP_DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     DEALER_BYTES_LIMIT_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
+    DEAL_FIELD_NUMBER: _ClassVar[int]
+    STOCK_BYTES_LIMIT_FIELD_NUMBER: _ClassVar[int]
     spec: _job_pb2.Signed
     home: str
     dataset: str
@@ -31,7 +33,9 @@ class Order(_message.Message):
     step_deadline_s: float
     dealer_bytes_limit: int
     profile: str
-    def __init__(self, spec: _Optional[_Union[_job_pb2.Signed, _Mapping]] = ..., home: _Optional[str] = ..., dataset: _Optional[str] = ..., listen_host: _Optional[str] = ..., port_low: _Optional[int] = ..., port_high: _Optional[int] = ..., connect_s: _Optional[float] = ..., step_deadline_s: _Optional[float] = ..., dealer_bytes_limit: _Optional[int] = ..., profile: _Optional[str] = ...) -> None: ...
+    deal: bool
+    stock_bytes_limit: int
+    def __init__(self, spec: _Optional[_Union[_job_pb2.Signed, _Mapping]] = ..., home: _Optional[str] = ..., dataset: _Optional[str] = ..., listen_host: _Optional[str] = ..., port_low: _Optional[int] = ..., port_high: _Optional[int] = ..., connect_s: _Optional[float] = ..., step_deadline_s: _Optional[float] = ..., dealer_bytes_limit: _Optional[int] = ..., profile: _Optional[str] = ..., deal: _Optional[bool] = ..., stock_bytes_limit: _Optional[int] = ...) -> None: ...
 
 class WorkerEvent(_message.Message):
     __slots__ = ("listening", "progress", "sealed", "outcome", "locate", "ready", "connected", "agreed")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from enclave.clock import Clock
 from enclave.errors import BadData, BadInput, EnclaveError
 from enclave.executor.catalogue import Catalogue, Registered
+from enclave.executor.dealing import stock_bytes
 from enclave.executor.session import Sealing
 from enclave.identity import Card, Identity, TrustStore
 from enclave.jobs import History, JobRecord, Judge
@@ -161,6 +162,10 @@ class Admission:
         if self._identity.role == "dealer" and dealer_bytes > self._config.max_dealer_bytes:
             text = f"the job needs {dealer_bytes} dealer bytes, at most {self._config.max_dealer_bytes} here"
             return (Reason("dealer.bytes", text),)
+        need = stock_bytes(spec, spec.rank(self._identity.name), dealer_bytes) if spec.deal_ahead else 0
+        if need > self._config.max_stock_bytes:
+            text = f"dealing ahead needs {need} bytes of disk, at most {self._config.max_stock_bytes} here"
+            return (Reason("node.stock", text),)
         return ()
 
 

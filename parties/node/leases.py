@@ -4,6 +4,9 @@ Workers are a node's scarce good, and a job needs one at several nodes at once. 
 on; buyers take workers at one node after the other in the order of key ids (`start_everywhere`), which is why no
 two jobs can hold what the other waits for. A node relies on nobody for that: a job whose session has not begun and
 whose buyer is silent loses its worker, and one that waits loses its place.
+
+The dealing phase of a job that is dealt ahead takes a worker in the same way, and leaves the job ADMITTED: whether it
+was dealt is a matter of this party's disk. What was dealt to a job that has ended is deleted.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from enclave.errors import EnclaveError, Refused, SessionError, Untrusted
-from enclave.executor.orders import Order
+from enclave.executor.dealing import shelf_of
+from enclave.executor.orders import Failure, Order
 from enclave.identity import Identity
 from enclave.jobs import FINAL, JobRecord, Jobs
 from enclave.messages import Reason
@@ -56,6 +60,9 @@ class Leases:
         self._filling = threading.Lock()  # held while a job becomes RUNNING and gets its runner
         self._runners: dict[str, Runner] = {}
         self._waiting: dict[str, float] = {}
+        self._to_deal: set[str] = set()  # those that wait for a dealing phase
+        self._not_dealt: dict[str, Failure] = {}
+        self._shelf = shelf_of(identity.home, config.max_stock_bytes)
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="leases", daemon=True)
@@ -67,6 +74,7 @@ class Leases:
 
     def open(self) -> None:
         """Warms a worker and starts the loop."""
+        self._shelf.sweep(self._open_jobs(), unfinished=True)
         self._desk.executor.warm()
         self._thread.start()
 
@@ -88,11 +96,31 @@ class Leases:
             self._thread.join(10.0)
 
     # ---- for the servicer
-    def ask(self, job_id: str) -> None:
-        """Puts an ADMITTED job into the queue, or keeps it there."""
+    def ask(self, job_id: str, *, deal: bool = False) -> None:
+        """Puts an ADMITTED job into the queue, for its session or for its dealing phase, or keeps it there."""
         with self._lock:
+            runner = self._runners.get(job_id)
+            if deal and runner is not None:
+                return
             self._waiting[job_id] = self._desk.clock.monotonic_s()
+            if deal:
+                self._to_deal.add(job_id)
+                self._not_dealt.pop(job_id, None)
+            else:
+                self._to_deal.discard(job_id)
         self._wake.set()
+
+    def dealing(self, job_id: str) -> tuple[str, Failure | None]:
+        """How far the dealing phase of an ADMITTED job is, see `JobStatus`, and why it failed."""
+        with self._lock:
+            if job_id in self._runners:
+                return "running", None
+            if job_id in self._waiting and job_id in self._to_deal:
+                return "waiting", None
+            failure = self._not_dealt.get(job_id)
+        if self._shelf.ready(job_id):
+            return "dealt", None
+        return ("open", None) if failure is None else ("failed", failure)
 
     def runner(self, job_id: str) -> Runner | None:
         """The runner of a job whose session is not over."""
@@ -126,6 +154,7 @@ class Leases:
                 runner.cancel(SessionError("a peer kept the session open after its end", code="session.lingering"))
             return
         if runner is None:
+            self._shelf.discard(job_id)
             self._settle(job_id)
             return
         reason = record.reasons[0] if record.reasons else Reason("session", record.state.lower())
@@ -147,6 +176,8 @@ class Leases:
                 if self._desk.clock.monotonic_s() - renewed_s > self._config.lease_s / 3:
                     renewed_s = self._desk.clock.monotonic_s()
                     self._renew()
+                    if self._shelf.names():
+                        self._shelf.sweep(self._open_jobs())
             except EnclaveError as error:
                 # Disk full, for instance: jobs keep running, leases keep ageing, and the next tick tries again.
                 self._log.error("lease loop: %s", error.public)
@@ -160,21 +191,28 @@ class Leases:
         with self._filling:
             while not self._closing:
                 with self._lock:
-                    if len(self._runners) >= self._config.max_jobs or not self._waiting:
+                    # A job whose dealing phase is about to end waits for that.
+                    job_id = next((j for j in self._waiting if j not in self._runners), "")
+                    if len(self._runners) >= self._config.max_jobs or not job_id:
                         return
-                    job_id = next(iter(self._waiting))
                     del self._waiting[job_id]
+                    deal = job_id in self._to_deal
+                    self._to_deal.discard(job_id)
                 worker_id = f"{self._identity.name}-{job_id[:8]}"
-                record = self._jobs.lease(worker_id, self._config.lease_s, job_id)
+                record: JobRecord | None = self._jobs.get(job_id)
+                if not deal:
+                    record = self._jobs.lease(worker_id, self._config.lease_s, job_id)
+                elif record is not None and record.state != "ADMITTED":
+                    record = None
                 if record is not None:
-                    self._launch(record, worker_id)
+                    self._launch(record, worker_id, deal)
 
-    def _launch(self, record: JobRecord, worker_id: str) -> None:
+    def _launch(self, record: JobRecord, worker_id: str, deal: bool) -> None:
         config = self._config
         order = Order(
             spec=record.signed,
             home=str(Path(self._identity.home).resolve()),
-            dataset=record.dataset,
+            dataset="" if deal else record.dataset,
             listen_host=config.listen_host,
             port_low=config.worker_ports[0],
             port_high=config.worker_ports[1],
@@ -182,6 +220,8 @@ class Leases:
             step_deadline_s=config.step_deadline_s,
             dealer_bytes_limit=config.max_dealer_bytes if self._identity.role == "dealer" else 0,
             profile=config.profile,
+            deal=deal,
+            stock_bytes_limit=config.max_stock_bytes,
         )
         runner = Runner(self._desk, record.spec(), order, worker_id, self._done)
         with self._lock:
@@ -189,8 +229,11 @@ class Leases:
         runner.start()
 
     def _done(self, runner: Runner) -> None:
+        job_id = runner.spec.job_id
         with self._lock:
-            self._runners.pop(runner.spec.job_id, None)
+            if runner.deals and runner.failure is not None:
+                self._not_dealt[job_id] = runner.failure
+            self._runners.pop(job_id, None)
         self._wake.set()
         if not self._closing:
             try:
@@ -206,8 +249,13 @@ class Leases:
                 with contextlib.suppress(Untrusted):
                     self._decide(record)
 
+    def _open_jobs(self) -> frozenset[str]:
+        return frozenset(record.job_id for record in self._jobs.list(("PROPOSED", "ADMITTED", "RUNNING", "SEALED")))
+
     def _renew(self) -> None:
         for job_id, runner in tuple(self._runners.items()):
+            if runner.deals:
+                continue
             try:
                 self._jobs.renew(job_id, runner.worker_id, self._config.lease_s)
             except Refused:

@@ -78,6 +78,12 @@ class Runner:
         self._touched_s = desk.clock.monotonic_s()
         self._decided_s: float | None = None
         self._sealing: Sealing | None = None
+        self.failure: Failure | None = None
+
+    @property
+    def deals(self) -> bool:
+        """Whether this is the dealing phase of a job, which leaves the job as it is."""
+        return self._order.deal
 
     def start(self) -> None:
         """Begins; returns at once."""
@@ -259,6 +265,9 @@ class Runner:
         """Records the end of a job that is not final yet, then has the statement written."""
         jobs, job_id = self._desk.jobs, self.spec.job_id
         record = jobs.get(job_id)
+        self.failure = outcome.failure
+        if self.deals and record.state not in FINAL:
+            return
         if record.state not in FINAL:
             failure = outcome.failure or Failure("session", "the worker ended before the release")
             error = self._cancelled or failure.error()

@@ -24,6 +24,7 @@ from parties.node.statements import Statements
 __all__ = ["Node", "Parts"]
 
 _CLOCK_SKEW_S = 300
+_DEAL_POLL_S = 0.1
 _SETTLE_S = 2.0  # between a job's last state and the end of its worker; who asks too early asks again
 
 
@@ -126,13 +127,24 @@ class Node:
         record = self._jobs.approve(signed)
         return _decision(self._decide(record, record.spec()))
 
-    def start(self, caller: Card, job_id: str, wait_s: float) -> JobStatus:
-        """Queues the job for a worker, and waits a while for it. Repeating it keeps the job in the queue."""
+    def start(self, caller: Card, job_id: str, wait_s: float, deal: bool = False) -> JobStatus:
+        """Queues the job for a worker, and waits a while for it. Repeating it keeps the job in the queue.
+
+        Args:
+            deal: for the dealing phase of a job that is dealt ahead; what was dealt to it before is thrown away.
+        """
         record, spec = self._job_of(caller, job_id, buyer_only=True)
+        if deal and not spec.deal_ahead:
+            raise Refused("the job is to be dealt online", code="job.dealing")
         if record.state == "PROPOSED":
             # The policy, or the operator, may have spoken since.
             record = self._decide(record, spec)
         if record.state == "ADMITTED" and not self._leases.closing:
+            if deal:
+                self._leases.ask(job_id, deal=True)
+                return self._dealing_soon(job_id, wait_s)
+            if spec.deal_ahead and self._leases.dealing(job_id)[0] not in ("dealt", "running"):
+                raise NotReady("the job was not dealt yet", job_id=job_id, hint="deal it first")
             self._jobs.ask_start(job_id)
             self._leases.ask(job_id)
         status = self._status(job_id)
@@ -142,6 +154,15 @@ class Node:
                 raise NotReady("the node is shutting down", job_id=job_id)
             self._jobs.wait(job_id, self._jobs.status(job_id), min(left_s, 1.0))
             status = self._status(job_id)
+        self._leases.touch(job_id)
+        return status
+
+    def _dealing_soon(self, job_id: str, wait_s: float) -> JobStatus:
+        end_s = self._p.clock.monotonic_s() + wait_s
+        while (status := self._status(job_id)).dealing == "waiting" and self._p.clock.monotonic_s() < end_s:
+            if self._leases.closing:
+                raise NotReady("the node is shutting down", job_id=job_id)
+            self._jobs.wait(job_id, self._jobs.status(job_id), _DEAL_POLL_S)
         self._leases.touch(job_id)
         return status
 
@@ -267,7 +288,12 @@ class Node:
 
     def _status(self, job_id: str) -> JobStatus:
         status = self._jobs.status(job_id)
-        ahead = self._leases.ahead(job_id) if status.state == "ADMITTED" else None
+        if status.state != "ADMITTED":
+            return status
+        if self._jobs.get(job_id).spec().deal_ahead:
+            dealing, failure = self._leases.dealing(job_id)
+            status = replace(status, dealing=dealing, reasons=() if failure is None else (failure.reason(),))
+        ahead = self._leases.ahead(job_id)
         if ahead is None:
             return status
         return replace(status, stage=f"waiting for a worker of {self._p.identity.name} ({ahead} jobs before it)")

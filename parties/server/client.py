@@ -77,9 +77,13 @@ class NodeClient:
         """Hands in the operator's signed Approval, at the operator's own node."""
         return _decision(self._call(self._stub.Approve, signed.to_message()))
 
-    def start(self, job_id: str) -> JobStatus:
-        """Asks for a worker; the answer comes after some seconds at most, RUNNING or still waiting for one."""
-        return _status(self._call(self._stub.Start, node_pb2.JobRef(job_id=job_id)))
+    def start(self, job_id: str, *, deal: bool = False) -> JobStatus:
+        """Asks for a worker; the answer comes after some seconds at most, RUNNING or still waiting for one.
+
+        Args:
+            deal: for the dealing phase of a job that is dealt ahead; `dealing` is then what runs or waits.
+        """
+        return _status(self._call(self._stub.Start, node_pb2.StartRequest(job_id=job_id, deal=deal)))
 
     def locate(self, job_id: str, *, within_s: float = 30.0, stop: Callable[[], bool] = lambda: False) -> str:
         """host:port of the node's worker for this job, once it listens; NotReady when it does not `within_s`."""
@@ -168,8 +172,8 @@ def _decision(message: Any) -> Decision:
 
 def _status(message: Any) -> JobStatus:
     found = JobStatus.from_message(message)
-    stage, state = printable(found.stage), printable(found.state)
-    return replace(found, state=state, stage=stage, reasons=_shown(found.reasons))
+    stage, state, dealing = printable(found.stage), printable(found.state), printable(found.dealing)
+    return replace(found, state=state, stage=stage, dealing=dealing, reasons=_shown(found.reasons))
 
 
 def _shown(reasons: tuple[Reason, ...]) -> tuple[Reason, ...]:
@@ -180,6 +184,7 @@ def start_everywhere(
     clients: Sequence[NodeClient],
     spec: JobSpec,
     *,
+    deal: bool = False,
     waiting: Callable[[NodeClient, JobStatus], None] | None = None,
     now_unix_s: Callable[[], float] = time.time,
 ) -> None:
@@ -190,6 +195,7 @@ def start_everywhere(
     whose buyer is silent gives the worker to another job.
 
     Args:
+        deal: for the dealing phase of a job that is dealt ahead, not for its session.
         waiting: told, about twice a minute or more often, which node the job waits for.
 
     Raises:
@@ -198,8 +204,8 @@ def start_everywhere(
     held: list[NodeClient] = []
     for client in sorted(clients, key=lambda c: c.card.key_id):
         while True:
-            status = _started(client, spec.job_id)
-            if status.state not in ("PROPOSED", "ADMITTED"):
+            status = _started(client, spec.job_id, deal)
+            if status.state not in ("PROPOSED", "ADMITTED") or (deal and status.dealing == "running"):
                 break
             if status.state == "PROPOSED":
                 raise NotReady(f"{client.card.name} has not approved the job yet", job_id=spec.job_id)
@@ -208,12 +214,12 @@ def start_everywhere(
             if waiting is not None:
                 waiting(client, status)
             for other in held:
-                _started(other, spec.job_id)
+                _started(other, spec.job_id, deal)
         held.append(client)
 
 
-def _started(client: NodeClient, job_id: str) -> JobStatus:
-    status = client.start(job_id)
+def _started(client: NodeClient, job_id: str, deal: bool) -> JobStatus:
+    status = client.start(job_id, deal=deal)
     if status.state in _FINAL:
         text = "; ".join(r.text for r in status.reasons)
         raise SessionError(

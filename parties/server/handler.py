@@ -21,8 +21,8 @@ class Handler(Protocol):
 
     def approve(self, caller: Card, signed: Signed) -> Decision: ...
 
-    def start(self, caller: Card, job_id: str, wait_s: float) -> JobStatus:
-        """Asks for a worker, and waits up to `wait_s` for it."""
+    def start(self, caller: Card, job_id: str, wait_s: float, deal: bool = False) -> JobStatus:
+        """Asks for a worker, and waits up to `wait_s` for it; with `deal` for the dealing phase."""
         ...
 
     def locate(self, caller: Card, job_id: str, wait_s: float) -> str:

@@ -165,7 +165,7 @@ class _Servicer(node_pb2_grpc.NodeServicer):
 
     def Start(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._guard.call(context) as caller, self._guard.waiting(context, caller) as wait_s:
-            return self._handler.start(caller, request.job_id, wait_s).to_message()
+            return self._handler.start(caller, request.job_id, wait_s, request.deal).to_message()
 
     def Locate(self, request: Any, context: grpc.ServicerContext) -> Any:
         with self._guard.call(context) as caller, self._guard.waiting(context, caller) as wait_s:

@@ -55,7 +55,7 @@ class FakeNode:
         self._called(caller)
         return Decision(JOB, "ADMITTED")
 
-    def start(self, caller: Card, job_id: str, wait_s: float) -> JobStatus:
+    def start(self, caller: Card, job_id: str, wait_s: float, deal: bool = False) -> JobStatus:
         self._called(caller)
         self.pause.wait(wait_s if self.pause.is_set() else 0)
         return JobStatus(job_id, "RUNNING", stage=f"{wait_s:.0f}")

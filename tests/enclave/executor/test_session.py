@@ -19,6 +19,7 @@ from enclave.clock import SystemClock
 from enclave.errors import EnclaveError, PeerLost, PlanMismatch, PolicyRefused, SessionError, StoreError, Untrusted
 from enclave.executor.assignment import read_job
 from enclave.executor.evidence import Evidence
+from enclave.executor.meeting import Seal
 from enclave.executor.session import Progress, SessionResult, plan_job, run_session
 from enclave.executor.shares import read_shares
 from enclave.identity import Identity, TrustStore
@@ -268,17 +269,17 @@ def test_parties_with_different_plans_do_not_compute(make_room: MakeRoom, monkey
     from enclave.executor import session
 
     room = make_room(1)
-    real, lock, lied = session._plan, threading.Lock(), []
+    real, lock, lied = session.sealed_plan, threading.Lock(), []
 
     def plan(spec: JobSpec) -> Any:
         seal = real(spec)
         with lock:
             if not lied:
                 lied.append(seal)
-                return session._Seal(replace(seal.plan, digest=spec.plan_digest), b"another seal" + b"." * 20)
+                return Seal(replace(seal.plan, digest=spec.plan_digest), b"another seal" + b"." * 20)
         return seal
 
-    monkeypatch.setattr(session, "_plan", plan)
+    monkeypatch.setattr(session, "sealed_plan", plan)
     room.run()
     assert all(isinstance(e, EnclaveError) for e in room.errors().values())
     assert room.commits == []
