@@ -1,8 +1,9 @@
 """The inner loops of the core, in C where it was compiled at install, in numpy otherwise.
 
 Both give the same results bit for bit, so parties with and without the extension work together. The extension picks
-its instructions when it is loaded: AVX-512, AVX2 with AES, or plain C. Setting the environment variable
-ENCLAVE_KERNELS to "numpy", "c", "avx2" or "avx512" asks for less than the best, for tests and for finding faults.
+its instructions when it is loaded: AVX-512 with or without the matrix unit (AMX), AVX2 with AES, or plain C. Setting
+the environment variable ENCLAVE_KERNELS to "numpy", "c", "avx2" or "avx512" asks for less than the best, for tests
+and for finding faults.
 
 Constant time: time and memory accesses depend on shapes alone, never on the words.
 """
@@ -33,7 +34,7 @@ else:
     except ImportError:  # installed without a compiler
         native = None
 
-__all__ = ["LEVEL", "AesKey", "Operation", "from_planes", "pack_bits", "run_program", "to_planes"]
+__all__ = ["LEVEL", "AesKey", "Operation", "from_planes", "matmul", "pack_bits", "run_program", "to_planes"]
 
 Words = NDArray[np.uint64]
 
@@ -100,6 +101,19 @@ def pack_bits(bits: NDArray[Any]) -> Words:
         return portable.pack_bits(bits)
     out = np.empty(-(-bits.size // 64), np.uint64)
     native.pack_bits(np.ascontiguousarray(bits), out)
+    return out
+
+
+def matmul(x: Words, y: Words, out: Words | None = None, *, accumulate: bool = False) -> Words:
+    """x @ y modulo 2^64, into `out` where it is given, or added to it.
+
+    Args:
+        x: (n, k), y: (k, m), any strides.
+        out: (n, m), any strides; must not overlap x or y.
+    """
+    if out is None:
+        out, accumulate = np.empty((x.shape[0], y.shape[1]), np.uint64), False
+    (portable if native is None else native).matmul(x, y, out, accumulate)
     return out
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-__all__ = ["aes_ctr", "from_planes", "pack_bits", "run_program", "to_planes"]
+__all__ = ["aes_ctr", "from_planes", "matmul", "pack_bits", "run_program", "to_planes"]
 
 Words = NDArray[np.uint64]
 
@@ -100,3 +100,13 @@ def run_program(
     for found, out in zip(lists, outputs, strict=True):
         for row, register in zip(out, found.tolist(), strict=True):
             row[...] = file[register]
+
+
+def matmul(x: Words, y: Words, out: Words, accumulate: bool) -> None:
+    """See `kernels.matmul`."""
+    # numpy's own integer product of matrices is an order of magnitude slower than a product and a sum for a vector.
+    product = (x * y[:, 0]).sum(axis=1, keepdims=True, dtype=np.uint64) if y.shape[1] == 1 else x @ y
+    if accumulate:
+        out += product
+    else:
+        out[...] = product

@@ -71,24 +71,6 @@ TARGET_AVX512 INLINE void transpose_bits(const uint64_t *in, __m512i spread, __m
     }
 }
 
-TARGET_AVX512 INLINE void transpose_words(__m512i r[8]) {
-    __m512i t[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        t[2 * i] = _mm512_unpacklo_epi64(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi64(r[2 * i], r[2 * i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int h = 0; h < 2; h++) {
-        __m512i a = _mm512_shuffle_i64x2(t[h], t[2 + h], 0x88), b = _mm512_shuffle_i64x2(t[h], t[2 + h], 0xdd);
-        __m512i c = _mm512_shuffle_i64x2(t[4 + h], t[6 + h], 0x88), d = _mm512_shuffle_i64x2(t[4 + h], t[6 + h], 0xdd);
-        r[h] = _mm512_shuffle_i64x2(a, c, 0x88);
-        r[4 + h] = _mm512_shuffle_i64x2(a, c, 0xdd);
-        r[2 + h] = _mm512_shuffle_i64x2(b, d, 0x88);
-        r[6 + h] = _mm512_shuffle_i64x2(b, d, 0xdd);
-    }
-}
-
 TARGET_AVX512 static void planes_avx512(const word *words, size_t count, word *out, size_t width) {
     uint64_t block[512];
     uint8_t order[64];

@@ -2,6 +2,9 @@
 #include "kernels.h"
 
 #include <stdlib.h>
+#if KERNELS_AMX
+#include <cpuid.h>
+#endif
 
 int kernels_level = LEVEL_C;
 
@@ -33,6 +36,10 @@ static int find_level(void) {
           __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512ifma") &&
           __builtin_cpu_supports("vaes") && __builtin_cpu_supports("gfni")))
         return LEVEL_AVX2;
+#if KERNELS_AMX
+    unsigned a, b, c, d;
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 3) == 3) return LEVEL_AMX; /* tiles, and int8 in them */
+#endif
     return LEVEL_AVX512;
 #else
     return LEVEL_C;
@@ -46,6 +53,7 @@ static PyMethodDef methods[] = {
     {"to_planes", (PyCFunction)(void (*)(void))py_to_planes, METH_FASTCALL, NULL},
     {"from_planes", (PyCFunction)(void (*)(void))py_from_planes, METH_FASTCALL, NULL},
     {"pack_bits", (PyCFunction)(void (*)(void))py_pack_bits, METH_FASTCALL, NULL},
+    {"matmul", (PyCFunction)(void (*)(void))py_matmul, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -1,10 +1,12 @@
 /* Bit-sliced straight-line programs: reg[dst] = (reg[a] & reg[b]) ^ reg[c] over planes of 64-bit words.
  *
- * Planes are worked through in strips so short that all registers stay in the first-level cache. Programs are public.
+ * Planes are worked through in strips so short that all registers stay in the second-level cache. (Still shorter ones,
+ * for the first level, are slower: every strip visits the pages of all planes.) Programs are public.
  */
 #include "kernels.h"
 
-#define CACHE_BYTES (32 * 1024)
+#define CACHE_BYTES (192 * 1024)
+#define LONGEST 16 /* lines of a strip */
 #define CONSTANTS 3
 
 typedef uint64_t line __attribute__((vector_size(64), may_alias)); /* 8 words: one cache line */
@@ -58,7 +60,8 @@ INLINE void run_sized(const struct program *p, line *registers, int lines) {
         case 1: run_strips(p, registers, 1); break;
         case 2: run_strips(p, registers, 2); break;
         case 4: run_strips(p, registers, 4); break;
-        default: run_strips(p, registers, 8);
+        case 8: run_strips(p, registers, 8); break;
+        default: run_strips(p, registers, LONGEST);
     }
 }
 
@@ -152,7 +155,7 @@ PyObject *py_run_program(PyObject *module, PyObject *const *args, Py_ssize_t cou
         goto done;
     }
     int lines = 1;
-    while (lines < 8 && 2 * lines * 64 * p.registers <= CACHE_BYTES && 8 * lines < p.width) lines *= 2;
+    while (lines < LONGEST && 2 * lines * 64 * p.registers <= CACHE_BYTES && 8 * lines < p.width) lines *= 2;
     memory = PyMem_RawMalloc((size_t)(p.registers * lines + 1) * 64);
     if (memory == NULL) {
         PyErr_NoMemory();
