@@ -1,0 +1,38 @@
+"""`python -m benchmarks.peers`: see the package."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from benchmarks.peers import environment
+from benchmarks.peers.fleet import serve
+from benchmarks.peers.task import Task
+
+_USAGE = "usage: python -m benchmarks.peers install [DIR] | JSON (the task of a worker)"
+
+
+def main(arguments: list[str]) -> int:
+    """0, or 2 with a line on standard error when the arguments make no sense."""
+    if arguments[:1] == ["install"] and len(arguments) <= 2:
+        environment.install(Path(arguments[1]) if len(arguments) == 2 else environment.DEFAULT)
+        return 0
+    if len(arguments) != 1:
+        print(_USAGE, file=sys.stderr)
+        return 2
+    try:
+        task = Task.parse(arguments[0])
+    except ValueError as error:
+        print(f"{error}\n{_USAGE}", file=sys.stderr)
+        return 2
+    try:
+        python = environment.python_of(task.system)
+    except FileNotFoundError as error:
+        print(json.dumps({"unavailable": str(error)}), flush=True)
+        return 0
+    return serve(task, python)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
