@@ -3,13 +3,15 @@
 # make check   lint, format, types, layers, style, generated code
 # make proto   regenerates enclave/wire from proto/
 # make env     the environment alone
+# make bench         protocols and small models, ours and plaintext, into out/bench.jsonl and out/bench.html; minutes
+# make bench-peers   the same beside CrypTen and SPU, installed apart into .venv-peers
 #
 # Each target makes .venv when it is missing and brings it up to date when pyproject.toml or constraints.txt changed.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check proto env clean
+.PHONY: demo test check proto env bench bench-peers clean
 
 PYTHON ?=
 VENV := .venv
@@ -40,6 +42,29 @@ proto: $(STAMP)
 
 env: $(STAMP)
 
+# BENCH_ARGS may narrow a run: BENCH_ARGS="--cases 'relu/*' --repeat 9 --profile wan"
+BENCH := OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
+PEERS := crypten-ttp,crypten-tfp,spu-semi2k
+
+bench: $(STAMP)
+	mkdir -p out
+	rm -f out/bench.jsonl
+	$(BENCH) run --suite floor --out out/bench.jsonl
+	$(BENCH) run --suite mpc --systems enclave,enclave-online,plain --repeat 5 --out out/bench.jsonl $(BENCH_ARGS) \
+	  || test $$? = 1
+	$(BENCH) compare out/bench.jsonl
+	$(BENCH) report out/bench.jsonl -o out/bench.html
+
+bench-peers: $(STAMP)
+	mkdir -p out
+	rm -f out/bench-peers.jsonl
+	$(BIN)/python -m benchmarks.peers install
+	$(BENCH) run --suite floor --out out/bench-peers.jsonl
+	$(BENCH) run --suite mpc --systems enclave,enclave-online,$(PEERS),plain --repeat 5 --out out/bench-peers.jsonl \
+	  $(BENCH_ARGS) || test $$? = 1
+	$(BENCH) compare out/bench-peers.jsonl
+	$(BENCH) report out/bench-peers.jsonl -o out/bench-peers.html
+
 $(STAMP): pyproject.toml constraints.txt
 	@python="$(PYTHON)"; \
 	if [ -z "$$python" ]; then \
@@ -54,5 +79,5 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-peers build out .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

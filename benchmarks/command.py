@@ -1,8 +1,9 @@
 """The command line of the benchmarks.
 
     python -m benchmarks list [--suite jobs]
-    python -m benchmarks run --suite jobs --cases 'evaluate/*' --systems enclave,plain --out results.jsonl
+    python -m benchmarks run --suite mpc --cases 'relu/*' --systems enclave,plain --out results.jsonl
     python -m benchmarks compare results.jsonl [--json]
+    python -m benchmarks report results.jsonl -o page.html
 
 Data sets are read from --data, by default $ENCLAVE_DATA; cases that need none run without.
 """
@@ -72,6 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     comparing.add_argument("file", type=Path, metavar="FILE.jsonl")
     comparing.add_argument("--json", action="store_true", help="print JSON for machines")
     comparing.set_defaults(command=_compare)
+    reporting = verbs.add_parser("report", help="draw a results file as one self-contained HTML page")
+    reporting.add_argument("file", type=Path, metavar="FILE.jsonl")
+    reporting.add_argument("-o", "--output", type=Path, required=True, metavar="PAGE.html")
+    reporting.set_defaults(command=_report)
     return parser
 
 
@@ -134,4 +139,13 @@ def _say(text: str) -> None:
 def _compare(args: argparse.Namespace) -> int:
     rows = compare(read(args.file))
     print(json.dumps(rows, indent=2) if args.json else table(rows))
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from benchmarks.report import render
+
+    page = render(read(args.file))
+    args.output.write_text(page, encoding="utf-8")
+    _say(f"wrote {args.output}, {len(page) / 1e6:.2f} MB")
     return 0

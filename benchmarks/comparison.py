@@ -7,55 +7,82 @@ from typing import Any
 
 from benchmarks.measurement import Measurement
 
-__all__ = ["compare", "table"]
+__all__ = ["compare", "latest", "table"]
 
-BASELINE = "plain"
+BASELINE, OWN = "plain", "enclave"
 _COLUMNS = (
     ("case", "case", ""),
     ("system", "system", ""),
+    ("profile", "network", ""),
     ("accuracy", "accuracy", ".4f"),
     ("difference_points", "points", "+.3f"),
     ("reference_accuracy", "reference", ".4f"),
     ("auc", "auc", ".4f"),
     ("difference_auc", "d auc", "+.4f"),
-    ("median_s", "s", ".2f"),
-    ("ratio", "x plain", ".1f"),
+    ("median_s", "s", ".4g"),
+    ("times_plain", "x plain", ",.1f"),
+    ("times_enclave", "x enclave", ",.2f"),
+    ("cpu_s", "cpu s", ".4g"),
     ("rounds", "rounds", ",d"),
     ("sent_mb", "MB sent", ",.2f"),
     ("dealer_mb", "MB dealt", ",.2f"),
     ("peak_mb", "MB peak", ",.0f"),
+    ("max_error", "error", ".1e"),
 )
+_LEFT = ("case", "system", "profile")
+
+
+def latest(found: Iterable[Measurement]) -> list[Measurement]:
+    """The last line of each case, system and network, in order of first appearance."""
+    lines: dict[tuple[str, str, str, str], Measurement] = {}
+    for one in found:
+        lines[one.suite, one.case, one.system, one.profile] = one
+    return list(lines.values())
 
 
 def compare(found: Iterable[Measurement]) -> list[dict[str, Any]]:
-    """One row per case and system, in order of first appearance; a later line of the same pair replaces an earlier.
+    """One row per case, system and network.
 
-    `ratio` is the system's median time over that of the plain one, where both were measured.
+    `times_plain` is the system's median time over that of plaintext, `times_enclave` over that of this project as it
+    ships (above 1: this project is faster), where both were measured. Plaintext has no network: its time on one
+    serves them all.
     """
-    latest: dict[tuple[str, str], Measurement] = {}
-    for one in found:
-        latest[one.case, one.system] = one
-    return [_row(one, latest.get((one.case, BASELINE))) for one in latest.values()]
+    lines = latest(found)
+    times = {(m.suite, m.case, m.system, m.profile): m.median_s for m in lines if m.median_s}
+    plain = {(m.suite, m.case): m.median_s for m in lines if m.system == BASELINE and m.median_s}
+    rows = []
+    for one in lines:
+        row = _row(one)
+        base = times.get((one.suite, one.case, BASELINE, one.profile), plain.get((one.suite, one.case)))
+        own = times.get((one.suite, one.case, OWN, one.profile))
+        if one.median_s and base:
+            row["times_plain"] = one.median_s / base
+        if one.median_s and own and one.suite == "mpc" and one.system != OWN:
+            row["times_enclave"] = one.median_s / own
+        rows.append(row)
+    return rows
 
 
-def _row(one: Measurement, plain: Measurement | None) -> dict[str, Any]:
+def _row(one: Measurement) -> dict[str, Any]:
     row: dict[str, Any] = {
         "case": one.case,
         "system": one.system,
+        "profile": one.profile,
         "accuracy": one.accuracy,
         "difference_points": one.difference_points,
         "reference_accuracy": one.reference_accuracy,
         "auc": one.auc,
         "difference_auc": one.difference_auc,
         "median_s": one.median_s,
+        "cpu_s": sum(one.cpu_s) if one.cpu_s else None,
         "rounds": one.rounds,
         "sent_mb": _mega(one.sent_bytes),
         "dealer_mb": _mega(one.dealer_bytes),
         "peak_mb": _mega(max(one.peak_rss_bytes.values()) if one.peak_rss_bytes else None),
+        "max_error": one.max_error if one.suite == "mpc" else None,
+        "figures": dict(one.figures) if one.suite == "floor" and one.figures else None,
         "error": one.error,
     }
-    if plain is not None and plain.median_s and one.median_s:
-        row["ratio"] = one.median_s / plain.median_s
     return {name: value for name, value in row.items() if value is not None}
 
 
@@ -64,17 +91,26 @@ def _mega(count: int | None) -> float | None:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as aligned text; columns that no row fills are left out, errors stand below."""
+    """The rows as aligned text; columns that no row fills are left out, errors and limits stand below."""
     kept = [(key, title, form) for key, title, form in _COLUMNS if any(key in row for row in rows)]
+    if all(row.get("profile") == "loopback" for row in rows):
+        kept = [column for column in kept if column[0] != "profile"]
     cells = [[title for _, title, _ in kept]]
-    for row in rows:
+    measured = [row for row in rows if "figures" not in row]
+    for row in measured:
         cells.append([format(row[key], form) if key in row else "" for key, _, form in kept])
     widths = [max(len(line[i]) for line in cells) for i in range(len(kept))]
+    left = [key in _LEFT for key, _, _ in kept]
     lines = [
         "  ".join(
-            c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True))
+            cell.ljust(width) if to_left else cell.rjust(width)
+            for cell, width, to_left in zip(line, widths, left, strict=True)
         ).rstrip()
-        for line in cells
+        for line in (cells if measured else [])
     ]
+    for row in rows:
+        if "figures" in row:
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in row["figures"].items())
+            lines.append(f"{row['case']}: {figures}")
     lines += [f"{row['case']} on {row['system']} failed: {row['error']}" for row in rows if "error" in row]
     return "\n".join(lines)

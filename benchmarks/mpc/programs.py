@@ -90,7 +90,7 @@ class Program:
 
     def run(self, engine: MpcEngine, inputs: Tensors) -> dict[str, RingTensor]:
         """One repetition; outputs by name. A truncation that is still to come is part of the result."""
-        return {name: engine.settled(value) for name, value in self._body(engine, inputs).items()}
+        return {name: engine.settled(value)[0] for name, value in self._body(engine, inputs).items()}
 
 
 Body = Callable[[MpcEngine, Tensors], dict[str, RingTensor]]
