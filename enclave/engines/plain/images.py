@@ -12,6 +12,7 @@ from enclave.errors import BadSpec
 
 __all__ = [
     "Maxima",
+    "conv2d",
     "conv2d_input_gradient",
     "conv2d_weight_gradient",
     "cut_windows",
@@ -103,6 +104,26 @@ def mean_gradient(
     part = delta / (cells if counted else inside)
     shape = (*delta.shape[:2], *image)
     return spread(np.broadcast_to(part[..., None], (*part.shape, cells)), shape, kernel, stride, padding)
+
+
+def conv2d(a: AnyArray, w: AnyArray, stride: Pair, padding: Padding, dilation: Pair, groups: int) -> AnyArray:
+    """Cross-correlation of (N, C, H, W) with (O, C/groups, KH, KW). Raises BadSpec where they do not fit."""
+    import torch
+
+    if a.ndim != 4 or w.ndim != 4:
+        raise BadSpec(f"conv2d: expected 4-d operands, found {a.shape} and {w.shape}")
+    if groups < 1 or w.shape[0] % groups or a.shape[1] != w.shape[1] * groups:
+        raise BadSpec(f"conv2d: {a.shape[1]} channels and weight {w.shape} do not fit {groups} groups")
+    top, left, bottom, right = padding
+    window = [(k - 1) * d + 1 for k, d in zip(w.shape[2:], dilation, strict=True)]
+    if a.shape[2] + top + bottom < window[0] or a.shape[3] + left + right < window[1]:
+        raise BadSpec(f"conv2d: kernel {w.shape[2:]} is larger than the padded input {a.shape[2:]}")
+    padded = torch.nn.functional.pad(torch.from_numpy(np.ascontiguousarray(a)), (left, right, top, bottom))
+    kernel = torch.from_numpy(np.ascontiguousarray(w))
+    found: AnyArray = torch.nn.functional.conv2d(
+        padded, kernel, stride=stride, dilation=dilation, groups=groups
+    ).numpy()
+    return found
 
 
 def conv2d_weight_gradient(

@@ -12,12 +12,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from enclave.engines.mpc.engine import MpcEngine
+from enclave.engines.mpc.protocols.arithmetic import truncate
+from enclave.engines.mpc.session import Session
 from enclave.errors import RangeExceeded
 from enclave.messages import Architecture, Encoding, Feature, Layer, NumericFeature, TensorType, Training
 from enclave.models import Model, dense_architecture, forward_float
 from enclave.workloads.numeric import NumericPlan, evaluation_numbers, fitting, output_errors, training_numbers
 from enclave.workloads.watch import COUNT, weight_limit
 from tests.enclave.workloads.made_jobs import classes, holders, job, number
+from tests.enclave.workloads.ranks import at_every_rank
 from tests.enclave.workloads.test_on_shares import on_shares
 
 Weights = dict[str, NDArray[np.float64]]
@@ -239,33 +243,11 @@ def test_products_of_magnitude_2_to_24_are_off_by_one_unit_at_most(frac_bits: in
 
 def _products(a: NDArray[np.int64], b: NDArray[np.int64], frac_bits: int) -> Any:
     """a * b at frac_bits by the protocol of two parties."""
-    import threading
-
-    from enclave.channel.memory import memory_network
-    from enclave.engines.mpc.engine import MpcEngine
-    from enclave.engines.mpc.protocols.arithmetic import truncate
-    from enclave.engines.mpc.ranks import DealerSession, PartySession
-    from enclave.engines.mpc.recorder import Recorder
-    from enclave.engines.mpc.session import Session
 
     def program(session: Session) -> Any:
         engine = MpcEngine(session, frac_bits)
         x, y = (engine.private(v if engine.rank == k else None, a.shape, k, integer=True) for k, v in enumerate((a, b)))
         return session.run(truncate(session, engine.mul(x, y).share, frac_bits))
 
-    plan = Recorder(2)
-    program(plan)
-    channels = memory_network(["p0", "p1", "dealer"], deadline_s=60)
-    shares: list[Any] = [None] * 3
-
-    def main(rank: int) -> None:
-        kind = DealerSession if rank == 2 else PartySession
-        shares[rank] = program(kind(channels[rank], 2, plan.digest))
-        channels[rank].close()
-
-    threads = [threading.Thread(target=main, args=(rank,)) for rank in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    shares = at_every_rank(2, program)
     return (shares[0] + shares[1]).view(np.int64)
