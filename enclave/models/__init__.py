@@ -4,6 +4,7 @@ The readers import their libraries when they are called, not before.
 """
 
 from enclave.models.graph import output_shape, shapes
+from enclave.models.lenet import lenet_architecture
 from enclave.models.model import Model, dense_architecture
 from enclave.models.onnx_writer import write_onnx
 from enclave.models.ranges import check_ranges, ranges
@@ -17,6 +18,7 @@ __all__ = [
     "dense_architecture",
     "forward_all",
     "forward_float",
+    "lenet_architecture",
     "output_shape",
     "ranges",
     "read_model",

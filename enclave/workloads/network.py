@@ -12,6 +12,7 @@ from types import MappingProxyType
 from enclave.engines.interface import Engine, Secret
 from enclave.errors import BadModel
 from enclave.messages import Architecture, Layer
+from enclave.models.commute import pooled_first
 
 __all__ = ["forward", "without_final"]
 
@@ -26,8 +27,11 @@ def forward(engine: Engine, architecture: Architecture, weights: Mapping[str, Se
         weights: one secret per declared parameter.
         x: numbers (rows, *input_shape).
 
+    A ReLU before a max_pool2d is computed after it, which is the same function.
+
     Returns: numbers (rows, *output shape).
     """
+    architecture = pooled_first(architecture)
     last_use = {name: i for i, layer in enumerate(architecture.layers) for name in layer.inputs}
     values: dict[str, Secret] = {"input": x}
     found = x

@@ -37,6 +37,7 @@ from enclave.errors import RangeExceeded
 from enclave.messages import Encoding, JobSpec, Layer
 from enclave.metrics import error_limit
 from enclave.models import Model
+from enclave.models.commute import pooled_first
 from enclave.models.graph import INPUT
 from enclave.models.model import FloatArray
 from enclave.models.ranges import Interval, Reach, intervals, reaches, rounded_model
@@ -157,7 +158,7 @@ def check_evaluation(model: Model, spec: JobSpec) -> tuple[Reach, ...]:
     Raises: RangeExceeded naming the first layer that could wrap; BadModel as `reaches`.
     """
     return reaches(
-        model,
+        _executed(model),
         spec.encoding,
         spec.frac_bits,
         rows=spec.rows,
@@ -172,9 +173,13 @@ def evaluation_numbers(model: Model, spec: JobSpec) -> NumericPlan:
     bits, encoding = spec.frac_bits, spec.encoding
     # Joint standardisation divides by deviations that no declared range bounds from below.
     stated = not (encoding.standardise and len(spec.datasets) > 1)
-    errors = output_errors(model, encoding, bits, rows=spec.rows) if stated else {}
+    errors = output_errors(_executed(model), encoding, bits, rows=spec.rows) if stated else {}
     steps = tuple(_step(reach, bits, errors) for reach in check_evaluation(model, spec))
     return NumericPlan(bits, steps, steps[-1].error)
+
+
+def _executed(model: Model) -> Model:
+    return Model(pooled_first(model.architecture), model.weights)
 
 
 def _step(reach: Reach, frac_bits: int, errors: Mapping[str, FloatArray]) -> NumericStep:

@@ -13,11 +13,11 @@ from enclave.engines.interface import AnyArray, Engine, Permit, Secret
 from enclave.errors import PolicyRefused, RangeExceeded
 from enclave.messages import JobSpec
 from enclave.metrics import OUT_OF_RANGE, error_limit
-from enclave.workloads.dense import DenseNetwork
 from enclave.workloads.evaluate import evaluate
 from enclave.workloads.inputs import Inputs
 from enclave.workloads.standardise import column_units
 from enclave.workloads.train import train
+from enclave.workloads.trainable import TrainableNetwork
 from enclave.workloads.watch import weight_limit
 
 __all__ = ["Result", "Sealed", "finish", "opened_outputs", "release", "run"]
@@ -149,13 +149,14 @@ def _r2(parts: AnyArray) -> float:
 
 
 def _weights(spec: JobSpec, flat: AnyArray) -> dict[str, NDArray[np.float64]]:
-    network, found, start = DenseNetwork(spec.architecture), dict[str, NDArray[np.float64]](), 0
+    network, found, start = TrainableNetwork(spec.architecture), dict[str, NDArray[np.float64]](), 0
     for name, shape in network.parameters:
         size = math.prod(shape)
         found[name] = flat[start : start + size].reshape(shape)
         start += size
     if spec.encoding.standardise:
         # The sealed model takes rows in column units; a released one takes them as the encoding gives them.
-        first = network.layers[0].weight
+        assert network.first_linear is not None and network.first_linear.weight is not None  # check_spec
+        first = network.first_linear.weight
         found[first] = found[first] * column_units(spec)[:, None]
     return found

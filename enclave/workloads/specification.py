@@ -11,7 +11,7 @@ from enclave.errors import BadSpec, RangeExceeded
 from enclave.messages import JobSpec, NumericFeature, Training
 from enclave.metrics import error_limit
 from enclave.models.graph import output_shape
-from enclave.workloads.dense import DenseNetwork
+from enclave.workloads.trainable import TrainableNetwork
 
 __all__ = [
     "HALF_RANGE",
@@ -110,15 +110,18 @@ def _check_outputs(spec: JobSpec, shape: tuple[int, ...]) -> None:
 def _check_training(spec: JobSpec, shape: tuple[int, ...]) -> None:
     training, classes = spec.training, class_count(spec)
     assert training is not None
-    network = DenseNetwork(spec.architecture)
+    network = TrainableNetwork(spec.architecture)
     if network.size > MAX_TRAINED_WEIGHTS:
         raise BadSpec(f"a training job has at most {MAX_TRAINED_WEIGHTS} weights, found {network.size}")
     if "predictions" in spec.outputs:
         raise BadSpec("a training job releases no predictions of rows")
     if spec.encoding.target is None:
         raise BadSpec("a training job needs a target")
-    if spec.encoding.standardise and network.layers[0].bias is None:
-        raise BadSpec("standardised training needs a bias in the first layer, which the model's shift becomes part of")
+    if spec.encoding.standardise and (network.first_linear is None or network.first_linear.bias is None):
+        raise BadSpec(
+            "standardised training needs a linear first layer with a bias, which the model's shift becomes part of",
+            hint="images have one scale for all columns: give it in the encoding instead",
+        )
     width = network.outputs
     if training.loss == "squared" and (classes is not None or width != 1):
         raise BadSpec(f"the squared loss needs a numeric target and 1 output, found {classes} classes, {width} outputs")
