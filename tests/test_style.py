@@ -21,7 +21,12 @@ WEAK_RANDOM = ("random", "numpy.random", "torch.random", "torch.Generator", "tor
 WEAK_TORCH = ("bernoulli", "multinomial", "normal", "poisson", "rand")  # and all that begin so: randn, randint_like …
 WEAK_METHODS = {"random_", "normal_", "uniform_", "bernoulli_", "exponential_", "geometric_", "cauchy_", "log_normal_"}
 # A computed name may come from a peer. Exempt: code that goes through the fields of its own dataclasses.
-DYNAMIC_GETATTR = {"enclave.leakage.report", "enclave.messages.codec", "parties.config"}
+DYNAMIC_GETATTR = {
+    "enclave.engines.mpc.fence.records",
+    "enclave.leakage.report",
+    "enclave.messages.codec",
+    "parties.config",
+}
 # Public values only; each with the reason why predictable is right there.
 PREDICTABLE: dict[str, str] = {}
 

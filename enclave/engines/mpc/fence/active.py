@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from enclave.engines.mpc.engine import MpcEngine
+from enclave.engines.mpc.fence.circuits import zero_sharing
+from enclave.engines.mpc.fence.mistakes import BadArgument
 from enclave.engines.mpc.ranks import PartySession
 from enclave.engines.mpc.session import Item, Protocol
 from enclave.engines.mpc.tape import Array
@@ -80,7 +82,7 @@ class Fence:
     def check_rank(self, rank: object, what: str) -> int:
         """`rank` as a party of this session; BadSpec when there is none."""
         if not isinstance(rank, int) or isinstance(rank, bool) or not 0 <= rank < self.parties:
-            raise BadSpec(f"{what} must be a rank in 0..{self.parties - 1}, found {rank!r}")
+            raise BadArgument(f"{what} must be a rank in 0..{self.parties - 1}, found {rank!r}")
         return rank
 
     # ---- what leaves
@@ -90,12 +92,7 @@ class Fence:
         Each share is hidden by a fresh sharing of zero and sent to its receivers directly, so that a receiver
         learns the sums alone and nobody else receives anything. Raises PolicyRefused unless `allow_open`.
         """
-        if not self.allow_open:
-            raise PolicyRefused(
-                "a program inside a job must not reveal values",
-                rules=("release.permit",),
-                hint="return the encrypted result; the job's release gate opens it",
-            )
+        self._may_reveal()
         if to is not None:
             self.check_rank(to, "the receiver of a value")
         session, items = self.session, []
@@ -103,6 +100,25 @@ class Fence:
             zero = session.zero_share(session.new_stream(), value.shape)
             items.append(Item("release:reveal", value.share + zero, to=to, masked=False))
         return list(session.open(items))
+
+    def reveal_bits(self, values: Sequence[Array], to: int | None) -> list[Array | None]:
+        """The same for words that are shared by exclusive or."""
+        self._may_reveal()
+        if to is not None:
+            self.check_rank(to, "the receiver of a value")
+        items = [
+            Item("release:reveal", value ^ zero_sharing(self.session, value.shape), "xor", to=to, masked=False)
+            for value in values
+        ]
+        return list(self.session.open(items))
+
+    def _may_reveal(self) -> None:
+        if not self.allow_open:
+            raise PolicyRefused(
+                "a program inside a job must not reveal values",
+                rules=("release.permit",),
+                hint="return the encrypted result; the job's release gate opens it",
+            )
 
     def publish(self, words: Array | None, shape: tuple[int, ...], source: int) -> Array:
         """Public words that rank `source` chooses, at all ranks: sizes, and what a program broadcasts."""

@@ -75,10 +75,15 @@ def _methods(names: str) -> Callable[[], dict[str, Any]]:
 
 def _pooling() -> dict[str, Any]:
     from enclave.engines.mpc.fence.active import refuse
+    from enclave.engines.mpc.fence.program import window_rows
 
     found = _methods("adaptive_max_pool2d adaptive_avg_pool2d max_pool2d")()
-    # crypten.nn imports this name; the layers that call it are replaced.
-    return {**found, "_adaptive_pool2d_helper": refuse("_adaptive_pool2d_helper", "adaptive windows are ours")}
+    # crypten.nn imports the first name, though the layers that call it are replaced; programs may use the other.
+    return {
+        **found,
+        "_pool2d_reshape": window_rows,
+        "_adaptive_pool2d_helper": refuse("_adaptive_pool2d_helper", "adaptive windows are ours"),
+    }
 
 
 def _encoder() -> dict[str, Any]:
@@ -140,10 +145,10 @@ def _debug() -> dict[str, Any]:
 
 
 def _primitives() -> dict[str, Any]:
-    from enclave.engines.mpc.fence.program import BinarySharedTensor
+    from enclave.engines.mpc.fence.binary import BinaryShare
     from enclave.engines.mpc.fence.share import Share
 
-    return {"ArithmeticSharedTensor": Share, "BinarySharedTensor": BinarySharedTensor}
+    return {"ArithmeticSharedTensor": Share, "BinarySharedTensor": BinaryShare}
 
 
 def _arithmetic() -> dict[str, Any]:
@@ -153,9 +158,10 @@ def _arithmetic() -> dict[str, Any]:
 
 
 def _binary() -> dict[str, Any]:
-    from enclave.engines.mpc.fence.program import BinarySharedTensor
+    from enclave.engines.mpc.fence.binary import BinaryShare
+    from enclave.engines.mpc.fence.words import SENTINEL
 
-    return {"BinarySharedTensor": BinarySharedTensor}
+    return {"BinarySharedTensor": BinaryShare, "SENTINEL": SENTINEL}
 
 
 def _context() -> dict[str, Any]:

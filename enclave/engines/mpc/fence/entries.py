@@ -10,8 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from google.protobuf.message import DecodeError
-
 from enclave.engines.mpc.fence.binary_masks import AndTriple
 from enclave.engines.mpc.fence.operations import BatchMatMul, Convolution
 from enclave.engines.mpc.fence.records import MAX_NUMBER, Catalogue
@@ -24,7 +22,7 @@ from enclave.engines.mpc.protocols.smooth import Gated, SeriesTable
 from enclave.engines.mpc.protocols.trees import Tree
 from enclave.engines.mpc.tape import BitRef, Entry, MaskRef, Segment
 from enclave.errors import BadSpec
-from enclave.messages import check
+from enclave.messages import Value, check
 from enclave.wire import tape_pb2 as wire
 
 __all__ = ["MAX_MESSAGE_BYTES", "TapeEntry", "catalogue"]
@@ -180,6 +178,15 @@ _CHECKS: dict[type, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
+class _Envelope(Value):
+    """The message before its record is read."""
+
+    wire = wire.TapeEntry
+    stream: int
+    entry: Any
+
+
+@dataclass(frozen=True, slots=True)
 class TapeEntry:
     """One entry and the number of its key stream."""
 
@@ -194,12 +201,7 @@ class TapeEntry:
     @classmethod
     def decode(cls, data: bytes) -> TapeEntry:
         """Parses and validates a message; BadSpec when it is malformed."""
-        check(len(data) <= MAX_MESSAGE_BYTES, f"tape entry too long: {len(data)} bytes")
-        message = wire.TapeEntry()
-        try:
-            message.ParseFromString(data)
-        except DecodeError as error:
-            raise BadSpec("malformed tape entry") from error
+        message = _Envelope.decode(data, limit_bytes=MAX_MESSAGE_BYTES)
         check(message.stream <= MAX_NUMBER, f"stream {message.stream}")
         entry = catalogue().from_wire(message.entry, tuple(_ENTRIES.values()))
         try:
@@ -208,7 +210,7 @@ class TapeEntry:
                 _shape(spec.shape)
         except (ArithmeticError, IndexError, LookupError, TypeError, ValueError) as error:
             raise BadSpec(f"a tape entry whose parts do not fit: {error}") from error
-        return cls(int(message.stream), entry)
+        return cls(message.stream, entry)
 
     def masks(self) -> tuple[MaskRef, ...]:
         """The masks that the entry draws again."""

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from enclave.engines.mpc.fence.active import current, current_or_none, refuse
+from enclave.engines.mpc.fence.ordering import Windows
 from enclave.engines.mpc.random import KeyStream, fresh_key
 from enclave.errors import BadSpec, Unsupported
 
 __all__ = [
-    "BinarySharedTensor",
     "CUDALongTensor",
     "configure_logging",
     "generate_kbit_random_tensor",
@@ -180,16 +180,20 @@ def save_from_party(obj: Any, f: Any, src: int = 0, save_closure: Any = None, **
 
 
 # ---- what stays a name
-class BinarySharedTensor:
-    """Refused: binary shares stay inside the comparison protocol."""
-
-    __init__ = refuse("BinarySharedTensor", "binary shares stay inside the comparison protocol")
-    new = staticmethod(refuse("BinarySharedTensor.new", "binary shares stay inside the comparison protocol"))
-    from_shares = staticmethod(
-        refuse("BinarySharedTensor.from_shares", "binary shares stay inside the comparison protocol")
-    )
-    PRZS = staticmethod(refuse("BinarySharedTensor.PRZS", "binary shares stay inside the comparison protocol"))
-    rand = staticmethod(refuse("BinarySharedTensor.rand", "binary shares stay inside the comparison protocol"))
+def window_rows(
+    input: torch.Tensor,
+    kernel_size: Any,
+    padding: Any = 0,
+    stride: Any = None,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    pad_value: int = 0,
+) -> tuple[torch.Tensor, tuple[int, ...]]:
+    """The windows of pooling over a plaintext, one a row, and the shape of the result."""
+    windows = Windows.regular(tuple(input.shape), kernel_size, stride, padding, dilation, ceil_mode)
+    cells = input.reshape(*input.shape[:-2], -1)[..., torch.from_numpy(np.maximum(windows.places, 0))]
+    cells = torch.where(torch.from_numpy(windows.places < 0), torch.full_like(cells, pad_value), cells)
+    return cells.reshape(-1, windows.places.shape[1]), windows.out
 
 
 class CUDALongTensor:

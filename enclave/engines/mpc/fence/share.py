@@ -21,14 +21,16 @@ import torch
 
 from enclave.engines.mpc.fence.active import current
 from enclave.engines.mpc.fence.encoder import check_finite, encode_array, plain_array
+from enclave.engines.mpc.fence.mistakes import BadArgument, BadShape
 from enclave.engines.mpc.fence.operations import BatchMatMul, Convolution
+from enclave.engines.mpc.fence.share_functions import ShareFunctions, taken
 from enclave.engines.mpc.fence.words import SENTINEL, Words, ring_shape, words_of
 from enclave.engines.mpc.protocols.arithmetic import Bilinear, product, scaled
 from enclave.engines.mpc.tape import Array
 from enclave.engines.mpc.tensor import RingTensor
 from enclave.errors import BadSpec, Unsupported
 
-__all__ = ["SENTINEL", "Share", "indexed"]
+__all__ = ["SENTINEL", "Share", "indexed", "taken"]
 
 Shape = tuple[int, ...]
 
@@ -55,7 +57,7 @@ def _local_pieces(function: Callable[..., Sequence[torch.Tensor]]) -> Callable[.
     return method
 
 
-class Share(Words):
+class Share(ShareFunctions, Words):
     """Additive shares of a tensor: `Words` to compute with."""
 
     __slots__ = ()
@@ -101,6 +103,9 @@ class Share(Words):
     def neg(self) -> Share:
         """Negation."""
         return self.map(torch.neg)
+
+    def __rsub__(self, y: Any) -> Share:
+        return self.neg().add(y)
 
     # ---- products
     def mul(self, y: Any) -> Share:
@@ -194,7 +199,7 @@ class Share(Words):
     roll = _local(torch.Tensor.roll)
     squeeze = _local(torch.Tensor.squeeze)
     sum = _local(torch.Tensor.sum)
-    take = _local(torch.Tensor.take)
+    take = _local(taken)
     trace = _local(torch.Tensor.trace)
     unfold = _local(torch.Tensor.unfold)
     unsqueeze = _local(torch.Tensor.unsqueeze)
@@ -215,8 +220,13 @@ class Share(Words):
 
     def pad(self, pad: Sequence[int], mode: str = "constant", value: Any = 0) -> Share:
         """Pads with a public value, as `torch.nn.functional.pad`."""
-        if mode != "constant" or not isinstance(value, int | float):
-            raise Unsupported(f"padding of mode {mode}", "padding is by a public constant")
+        if mode != "constant":
+            raise Unsupported(f"padding of mode {mode}", "padding is by a constant")
+        if isinstance(value, Share):
+            if value.nelement() != 1:
+                raise BadArgument(f"padding by {value.nelement()} values")
+            edge = torch.nn.functional.pad(torch.zeros(self.dims), tuple(pad), value=1.0)
+            return self.pad(pad).add(value.reshape(()).mul(edge))
         shifted = self.sub(value) if value else self
         padded = shifted.map(lambda t: torch.nn.functional.pad(t, tuple(pad)))
         return padded.add(value) if value else padded
@@ -230,6 +240,13 @@ class Share(Words):
     def stack(tensors: Sequence[Share], *args: Any, **kwargs: Any) -> Share:
         """Stacking, at the highest precision among the tensors."""
         return _joined(torch.stack, tensors, *args, **kwargs)
+
+    __add__ = __radd__ = add
+    __sub__ = sub
+    __mul__ = __rmul__ = mul
+    __truediv__ = div
+    __matmul__ = matmul
+    __neg__ = neg
 
     # ---- writing at public places
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -255,7 +272,7 @@ class Share(Words):
         bits = max(self.bits, other.bits)
         words = self.raised(bits).view64().clone()
         write(words, other.raised(bits).view64())
-        return self.become(Share.of(words_of(words), tuple(words.shape), bits))
+        return cast(Share, self.become(Share.of(words_of(words), tuple(words.shape), bits)))
 
 
 def _joined(function: Callable[..., torch.Tensor], tensors: Sequence[Share], *args: Any, **kwargs: Any) -> Share:
@@ -269,7 +286,7 @@ def _shape_of(op: BatchMatMul | Convolution, x: Shape, y: Shape) -> Shape:
     try:
         return op.shape(x, y)
     except ValueError as error:
-        raise BadSpec(str(error)) from error
+        raise BadShape(str(error)) from error
 
 
 def representable(value: Any) -> Array:

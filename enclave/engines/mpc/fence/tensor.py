@@ -9,14 +9,17 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from enclave.engines.mpc.fence import functions, ordering
 from enclave.engines.mpc.fence.active import current
-from enclave.engines.mpc.fence.operations import Convolution
+from enclave.engines.mpc.fence.binary import BinaryShare
+from enclave.engines.mpc.fence.conversion import as_bits, as_sums
+from enclave.engines.mpc.fence.mistakes import BadType, NoTruthValue
 from enclave.engines.mpc.fence.share import Share
+from enclave.engines.mpc.fence.share_functions import convolution_of
 from enclave.engines.mpc.fence.tensor_functions import TensorFunctions, raw, unary
 from enclave.errors import BadSpec, Unsupported
 
@@ -24,33 +27,38 @@ __all__ = ["TensorMethods", "ptype", "tensor_class"]
 
 
 class ptype(Enum):
-    """Kinds of sharing; only arithmetic ones exist here."""
+    """Kinds of sharing: by sums, or bit by bit."""
 
     arithmetic = 0
     binary = 1
 
-    def to_tensor(self) -> type[Share]:
+    def to_tensor(self) -> Any:
         """The class of shares."""
-        if self is ptype.binary:
-            raise Unsupported("ptype.binary", "binary shares stay inside the comparison protocol")
-        return Share
+        return BinaryShare if self is ptype.binary else Share
 
 
-def _binary(function: Callable[[Share, Any], Share]) -> Any:
+def _binary(by_sums: Callable[[Share, Any], Share], by_bits: Callable[..., BinaryShare] | None = None) -> Any:
     def method(self: TensorMethods, y: Any) -> Any:
-        return self.wrap(function(self._tensor, raw(y)))
+        if by_bits is not None and isinstance(self._tensor, BinaryShare):
+            return self.wrap(by_bits(self._tensor, as_binary(y)))
+        return self.wrap(by_sums(self.numbers, raw(y)))
 
-    method.__doc__ = function.__doc__
+    method.__doc__ = by_sums.__doc__
     return method
 
 
-def _tuple(value: Any, axes: int) -> tuple[int, ...]:
-    found = (value,) * axes if isinstance(value, int) else tuple(value)
-    if len(found) == 1:
-        found *= axes
-    if len(found) != axes or not all(isinstance(n, int) for n in found):
-        raise BadSpec(f"a convolution over {axes} axes needs {axes} whole numbers, found {value!r}")
-    return found
+def as_binary(y: Any) -> Any:
+    """The share, bit by bit, of an encrypted operand; a public operand as it is."""
+    return y.to(ptype.binary)._tensor if isinstance(y, TensorMethods) else y
+
+
+def _bitwise(function: Callable[..., BinaryShare]) -> Any:
+    def method(self: TensorMethods, *args: Any) -> Any:
+        if not isinstance(self._tensor, BinaryShare):
+            raise BadType("bits of a tensor that is not shared bit by bit: convert it with to(crypten.mpc.binary)")
+        return self.wrap(function(self._tensor, *map(as_binary, args)))
+
+    return method
 
 
 def _convolution(axes: int, transposed: bool) -> Any:
@@ -67,8 +75,7 @@ def _convolution(axes: int, transposed: bool) -> Any:
         """Convolution with an encrypted or a public kernel; arguments after the kernel by name."""
         if bias is not None:
             raise Unsupported("a bias inside a convolution", "add it to the result")
-        steps, pads, dilations, extra = (_tuple(value, axes) for value in (stride, padding, dilation, output_padding))
-        op = Convolution(steps, pads, dilations, extra, groups, transposed)
+        op = convolution_of(axes, transposed, stride, padding, output_padding, groups, dilation)
         return self.wrap(self._tensor.convolve(raw(kernel), op))
 
     return method
@@ -99,7 +106,7 @@ LINEAR: dict[str, Callable[..., Any]] = {"index_add": _index_add, "scatter_add":
 class TensorMethods(TensorFunctions):
     """What an encrypted tensor can do. `_tensor` is the `Share`."""
 
-    _tensor: Share
+    _tensor: Any
     requires_grad: bool
 
     def __init__(self, tensor: Any, ptype: ptype = ptype.arithmetic, device: Any = None, *args: Any, **kwargs: Any):
@@ -116,11 +123,11 @@ class TensorMethods(TensorFunctions):
         )
 
     @classmethod
-    def wrap(cls, share: Share) -> Any:
+    def wrap(cls, share: Any) -> Any:
         """An encrypted tensor over a share."""
         found = cls.__new__(cls)
         super(TensorMethods, found).__init__(requires_grad=False)  # type: ignore[call-arg]
-        found.ptype = ptype.arithmetic
+        found.ptype = ptype.binary if isinstance(share, BinaryShare) else ptype.arithmetic
         found._tensor = share
         return found
 
@@ -145,13 +152,28 @@ class TensorMethods(TensorFunctions):
         self._tensor.copy_(other._tensor)
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
-        """Itself, for arithmetic sharing on the CPU; everything else is refused."""
-        wanted = [*args, *kwargs.values()]
-        if all(value in (ptype.arithmetic, "cpu", torch.device("cpu")) for value in wanted):
-            return self
-        raise Unsupported(f"to({', '.join(map(str, wanted))})", "tensors are arithmetic shares on the CPU")
+        """Itself, or the same value in the other kind of sharing. Cost: 7 rounds for each party but one, 1 back."""
+        wanted = kwargs.pop("ptype", args[0] if args and isinstance(args[0], ptype) else None)
+        if wanted is not None:
+            return self._to_ptype(wanted, **kwargs)
+        if any(value not in ("cpu", torch.device("cpu")) for value in [*args, *kwargs.values()]):
+            raise Unsupported(f"to({', '.join(map(str, [*args, *kwargs.values()]))})", "shares live on the CPU")
+        return self
 
-    _to_ptype = to
+    def _to_ptype(self, wanted: ptype, precision: int | None = None, bits: int | None = None) -> Any:
+        if self.ptype is wanted:
+            return self.clone()
+        if wanted is ptype.binary:
+            return self.wrap(as_bits(self._tensor))
+        return self.wrap(as_sums(self._tensor, precision, bits))
+
+    def arithmetic(self) -> Any:
+        """The same value, shared by sums."""
+        return self.to(ptype.arithmetic)
+
+    def binary(self) -> Any:
+        """The same value, shared bit by bit."""
+        return self.to(ptype.binary)
 
     def cuda(self, *args: Any, **kwargs: Any) -> Any:
         """Refused."""
@@ -165,25 +187,25 @@ class TensorMethods(TensorFunctions):
 
     def get_plain_text(self, dst: int | None = None) -> torch.Tensor | None:
         """The numbers at `dst`, or at all ranks; None elsewhere. Refused inside a job."""
-        return self._tensor.get_plain_text(dst=dst)
+        return cast("torch.Tensor | None", self._tensor.get_plain_text(dst=dst))
 
     def reveal(self, dst: int | None = None) -> torch.Tensor | None:
         """The ring words at `dst`, or at all ranks; None elsewhere. Refused inside a job."""
-        return self._tensor.reveal(dst=dst)
+        return cast("torch.Tensor | None", self._tensor.reveal(dst=dst))
 
     def __repr__(self) -> str:
-        return f"MPCTensor(shape={self._tensor.dims}, share=<redacted>)"
+        return f"MPCTensor(shape={self._tensor.dims}, {self.ptype.name}, share=<redacted>)"
 
     def __hash__(self) -> int:
         return id(self)
 
     def __bool__(self) -> bool:
-        raise Unsupported("bool() of an encrypted tensor", "control flow must not depend on a secret")
+        raise NoTruthValue("bool() of an encrypted tensor", "control flow must not depend on a secret")
 
     @property
     def share(self) -> torch.Tensor:
         """The words, as a tensor that the program may change."""
-        return self._tensor.share
+        return cast(torch.Tensor, self._tensor.share)
 
     @share.setter
     def share(self, value: torch.Tensor) -> None:
@@ -203,7 +225,7 @@ class TensorMethods(TensorFunctions):
     @property
     def device(self) -> torch.device:
         """The CPU."""
-        return self._tensor.device
+        return torch.device("cpu")
 
     # ---- operators that Python looks up on the class, past CrypTen's autograd: sent back through it
     def __getitem__(self, index: Any) -> Any:
@@ -221,8 +243,8 @@ class TensorMethods(TensorFunctions):
         return self.new(y).matmul(self)
 
     # ---- arithmetic
-    add = _binary(Share.add)
-    sub = _binary(Share.sub)
+    add = _binary(Share.add, BinaryShare.add)
+    sub = _binary(Share.sub, BinaryShare.sub)
     mul = _binary(Share.mul)
     matmul = _binary(Share.matmul)
     neg = unary(Share.neg)
@@ -238,15 +260,15 @@ class TensorMethods(TensorFunctions):
     def div(self, y: Any) -> Any:
         """Quotient by a public or an encrypted divisor."""
         if isinstance(y, TensorMethods):
-            return self.wrap(self._tensor.mul(functions.wide_reciprocal(y._tensor)))
-        return self.wrap(self._tensor.div(y))
+            return self.wrap(self.numbers.mul(functions.wide_reciprocal(y.numbers)))
+        return self.wrap(self.numbers.div(y))
 
     index_add = _no_gradient("index_add")
     scatter_add = _no_gradient("scatter_add")
 
     def split(self, split_size: Any, dim: int = 0) -> tuple[Any, ...]:
         """Pieces along an axis."""
-        length = self._tensor.dims[dim]
+        length = self.numbers.dims[dim]
         if isinstance(split_size, int):
             sizes = [min(split_size, length - start) for start in range(0, length, split_size)]
         else:
@@ -263,12 +285,12 @@ class TensorMethods(TensorFunctions):
 
     def mean(self, *args: Any, **kwargs: Any) -> Any:
         """The mean over all elements or some axes."""
-        total = self._tensor.sum(*args, **kwargs)
-        return self.wrap(total.div(max(1, self._tensor.nelement() // max(1, total.nelement()))))
+        total = self.numbers.sum(*args, **kwargs)
+        return self.wrap(total.div(max(1, self.numbers.nelement() // max(1, total.nelement()))))
 
     def var(self, dim: Any = None, unbiased: bool = True, keepdim: bool = False) -> Any:
         """The variance; with `unbiased` (torch's default) over n - 1."""
-        x = self._tensor
+        x = self.numbers
         n = x.nelement() if dim is None else torch.empty(x.dims, device="meta").sum(dim).numel()
         count = x.nelement() if dim is None else x.nelement() // max(1, n)
         if count - bool(unbiased) < 1:
@@ -281,31 +303,38 @@ class TensorMethods(TensorFunctions):
     # ---- comparisons; bits are integers
     def _ltz(self) -> Any:
         """[x < 0]."""
-        return self.wrap(ordering.not_negative(self._tensor).neg().add(1))
+        return self.wrap(ordering.not_negative(self.numbers).neg().add(1))
 
     def ge(self, y: Any) -> Any:
         """[x >= y]."""
-        return self.wrap(ordering.not_negative(self._tensor.sub(raw(y))))
+        return self.wrap(ordering.not_negative(self.numbers.sub(raw(y))))
 
     def lt(self, y: Any) -> Any:
         """[x < y]."""
-        return self.wrap(ordering.not_negative(self._tensor.sub(raw(y))).neg().add(1))
+        return self.wrap(ordering.not_negative(self.numbers.sub(raw(y))).neg().add(1))
 
     def le(self, y: Any) -> Any:
         """[x <= y]."""
-        return self.wrap(ordering.not_negative(self._tensor.neg().add(raw(y))))
+        return self.wrap(ordering.not_negative(self.numbers.neg().add(raw(y))))
 
     def gt(self, y: Any) -> Any:
         """[x > y]."""
-        return self.wrap(ordering.not_negative(self._tensor.neg().add(raw(y))).neg().add(1))
+        return self.wrap(ordering.not_negative(self.numbers.neg().add(raw(y))).neg().add(1))
 
     def eq(self, y: Any) -> Any:
         """[x = y], of the ring's numbers."""
-        return self.wrap(ordering.equal_zero(self._tensor.sub(raw(y))))
+        return self.wrap(ordering.equal_zero(self.numbers.sub(raw(y))))
 
     def ne(self, y: Any) -> Any:
         """[x != y]."""
-        return self.wrap(ordering.equal_zero(self._tensor.sub(raw(y))).neg().add(1))
+        return self.wrap(ordering.equal_zero(self.numbers.sub(raw(y))).neg().add(1))
+
+    # ---- bit by bit
+    __and__ = __rand__ = _bitwise(BinaryShare.__and__)
+    __or__ = __ror__ = _bitwise(BinaryShare.__or__)
+    __xor__ = __rxor__ = _bitwise(BinaryShare.__xor__)
+    __invert__ = _bitwise(BinaryShare.__invert__)
+    __lshift__, __rshift__ = _bitwise(BinaryShare.lshift), _bitwise(BinaryShare.rshift)
 
     __ge__, __lt__, __le__, __gt__ = ge, lt, le, gt
     __eq__ = eq

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from enclave.engines.mpc.fence import functions, ordering, sampling
+from enclave.engines.mpc.fence.conversion import as_sums
 from enclave.engines.mpc.fence.ordering import Windows
 from enclave.engines.mpc.fence.share import Share
 from enclave.errors import Unsupported
@@ -16,15 +17,15 @@ __all__ = ["TensorFunctions", "raw", "unary"]
 
 
 def raw(value: Any) -> Any:
-    """The share of an encrypted operand; a public operand as it is."""
-    return value._tensor if isinstance(value, TensorFunctions) else value
+    """The additive share of an encrypted operand; a public operand as it is."""
+    return value.numbers if isinstance(value, TensorFunctions) else value
 
 
 def unary(function: Callable[..., Share]) -> Any:
     """A method that applies a function of shares."""
 
     def method(self: TensorFunctions, *args: Any, **kwargs: Any) -> Any:
-        return self.wrap(function(self._tensor, *args, **kwargs))
+        return self.wrap(function(self.numbers, *args, **kwargs))
 
     method.__doc__ = function.__doc__
     return method
@@ -33,7 +34,12 @@ def unary(function: Callable[..., Share]) -> Any:
 class TensorFunctions:
     """Functions of an encrypted tensor. `_tensor` is the `Share`; the arithmetic is `TensorMethods`'."""
 
-    _tensor: Share
+    _tensor: Any
+
+    @property
+    def numbers(self) -> Share:
+        """The additive share; of a tensor that is shared bit by bit, one made for this (one round)."""
+        return self._tensor if isinstance(self._tensor, Share) else as_sums(self._tensor)
 
     # What the functions below need of the tensor they are mixed into.
     wrap: Callable[..., Any]
@@ -45,17 +51,17 @@ class TensorFunctions:
 
     def sign(self) -> Any:
         """1 where x >= 0, else -1: as CrypTen, 0 counts as positive."""
-        return self.wrap(ordering.not_negative(self._tensor).mul(2).sub(1))
+        return self.wrap(ordering.not_negative(self.numbers).mul(2).sub(1))
 
     def abs(self) -> Any:
         """|x|."""
-        return self.wrap(ordering.positive(self._tensor).mul(2).sub(self._tensor))
+        return self.wrap(ordering.positive(self.numbers).mul(2).sub(self.numbers))
 
     relu = unary(ordering.positive)
 
     def hardtanh(self, min_value: float = -1, max_value: float = 1) -> Any:
         """x between two public bounds."""
-        return self.wrap(functions.clamped(functions.number(self._tensor), min_value, max_value))
+        return self.wrap(functions.clamped(functions.number(self.numbers), min_value, max_value))
 
     def relu6(self) -> Any:
         """x between 0 and 6."""
@@ -64,34 +70,34 @@ class TensorFunctions:
     def where(self, condition: Any, y: Any) -> Any:
         """x where the condition is 1, y where it is 0."""
         if isinstance(condition, TensorFunctions):
-            bits, other = condition._tensor, raw(y)
-            return self.wrap(self._tensor.sub(other).mul(bits).add(other))
+            bits, other = condition.numbers, raw(y)
+            return self.wrap(self.numbers.sub(other).mul(bits).add(other))
         mask = condition.float()
         other = y.mul(1 - mask) if isinstance(y, TensorFunctions) else torch.as_tensor(y) * (1 - mask)
         return self.mul(mask).add(other)
 
     def argmax(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
         """The first maximum along an axis (None: of all), as a one-hot tensor or an index."""
-        hot = ordering.onehot_highest(self._tensor, dim)
+        hot = ordering.onehot_highest(self.numbers, dim)
         return self.wrap(hot if one_hot else ordering.index_of(hot, dim, keepdim))
 
     def argmin(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
         """The first minimum along an axis (None: of all), as a one-hot tensor or an index."""
-        return self.wrap(self._tensor.neg()).argmax(dim, keepdim, one_hot)
+        return self.wrap(self.numbers.neg()).argmax(dim, keepdim, one_hot)
 
     def max(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
         """The maximum; along an axis with its place."""
         if dim is None:
-            return self.wrap(ordering.highest(self._tensor, None))
-        if self._tensor.dim() == 0:
+            return self.wrap(ordering.highest(self.numbers, None))
+        if self.numbers.dim() == 0:
             return self.clone(), self.argmax(one_hot=one_hot)
-        hot = ordering.onehot_highest(self._tensor, dim)
-        best = self._tensor.mul(hot).sum(dim, keepdim=keepdim)
+        hot = ordering.onehot_highest(self.numbers, dim)
+        best = self.numbers.mul(hot).sum(dim, keepdim=keepdim)
         return self.wrap(best), self.wrap(hot if one_hot else ordering.index_of(hot, dim, keepdim))
 
     def min(self, dim: int | None = None, keepdim: bool = False, one_hot: bool = True) -> Any:
         """The minimum; along an axis with its place."""
-        found = self.wrap(self._tensor.neg()).max(dim, keepdim, one_hot)
+        found = self.wrap(self.numbers.neg()).max(dim, keepdim, one_hot)
         return found.neg() if dim is None else (found[0].neg(), found[1])
 
     def max_pool2d(
@@ -104,26 +110,26 @@ class TensorFunctions:
         return_indices: bool = False,
     ) -> Any:
         """Maxima of windows; with indices, also one-hot windows (N, C, OH, OW, KH, KW)."""
-        windows = Windows.regular(self._tensor.dims, kernel_size, stride, padding, dilation, ceil_mode)
+        windows = Windows.regular(self.numbers.dims, kernel_size, stride, padding, dilation, ceil_mode)
         if not return_indices:
-            return self.wrap(windows.largest(self._tensor))
-        return tuple(self.wrap(share) for share in ordering.pooled(self._tensor, windows))
+            return self.wrap(windows.largest(self.numbers))
+        return tuple(self.wrap(share) for share in ordering.pooled(self.numbers, windows))
 
     def avg_pool2d(self, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False) -> Any:
         """Means of windows, the padding counted in."""
         if ceil_mode:
             raise Unsupported("avg_pool2d(ceil_mode=True)", "CrypTen has no such pooling")
-        return self.wrap(Windows.regular(self._tensor.dims, kernel_size, stride, padding).mean(self._tensor))
+        return self.wrap(Windows.regular(self.numbers.dims, kernel_size, stride, padding).mean(self.numbers))
 
     def adaptive_avg_pool2d(self, output_size: Any) -> Any:
         """Means of windows that give an output of this size."""
-        return self.wrap(Windows.adaptive(self._tensor.dims, output_size).mean(self._tensor, count_padding=False))
+        return self.wrap(Windows.adaptive(self.numbers.dims, output_size).mean(self.numbers, count_padding=False))
 
     def adaptive_max_pool2d(self, output_size: Any, return_indices: bool = False) -> Any:
         """Maxima of windows that give an output of this size."""
         if return_indices:
             raise Unsupported("adaptive_max_pool2d(return_indices=True)", "windows differ in size")
-        return self.wrap(Windows.adaptive(self._tensor.dims, output_size).largest(self._tensor))
+        return self.wrap(Windows.adaptive(self.numbers.dims, output_size).largest(self.numbers))
 
     # ---- smooth functions: domains in `functions`
     exp = unary(functions.exp)
@@ -139,7 +145,7 @@ class TensorFunctions:
 
     def pow(self, p: Any, **_: Any) -> Any:
         """x^p for an integer p."""
-        return self.wrap(functions.power(self._tensor, p))
+        return self.wrap(functions.power(self.numbers, p))
 
     def pos_pow(self, p: Any) -> Any:
         """x^p for x > 0 and any public or encrypted p, within the domains of `log` and `exp`."""
@@ -153,10 +159,10 @@ class TensorFunctions:
             raise Unsupported(f"polynomial(func={func!r})", "powers are products")
         factors = raw(torch.tensor(coeffs) if isinstance(coeffs, list | tuple) else coeffs)
         count = factors.size(0)
-        powers = self._tensor.unsqueeze(0)
+        powers = self.numbers.unsqueeze(0)
         while powers.dims[0] < count:
             powers = Share.cat([powers, powers.mul(powers[-1:])])
-        column = factors.reshape(count, *(1 for _ in self._tensor.dims))
+        column = factors.reshape(count, *(1 for _ in self.numbers.dims))
         return self.wrap(powers[:count].mul(column).sum(0))
 
     def norm(self, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> Any:
@@ -167,12 +173,12 @@ class TensorFunctions:
         if p == 1:
             return self.abs().sum() if dim is None else self.abs().sum(dim, keepdim=keepdim)
         if p == float("inf"):
-            return self.wrap(ordering.highest(self.abs()._tensor, dim, keepdim))
+            return self.wrap(ordering.highest(self.abs().numbers, dim, keepdim))
         raise Unsupported(f"norm(p={p!r})", "norms are 1, 2 and inf")
 
     def cossin(self) -> tuple[Any, Any]:
         """(cos x, sin x)."""
-        cos, sin = functions.cossin(self._tensor)
+        cos, sin = functions.cossin(self.numbers)
         return self.wrap(cos), self.wrap(sin)
 
     _eix = cossin
@@ -198,7 +204,7 @@ class TensorFunctions:
 
     def bernoulli(self) -> Any:
         """1 with the probability that the element says."""
-        return self.gt(self.rand(self._tensor.dims))
+        return self.gt(self.rand(self.numbers.dims))
 
     def dropout(self, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
         """Zeroes elements with probability p by a mask that no party knows, and scales the others up."""
@@ -208,15 +214,15 @@ class TensorFunctions:
             return self.clone()
         if p == 1:
             return self.mul(0)
-        keep = sampling.bernoulli_mask(self._tensor.dims, 1 - p)
-        return self.wrap(self._tensor.mul(keep).div(1 - p))
+        keep = sampling.bernoulli_mask(self.numbers.dims, 1 - p)
+        return self.wrap(self.numbers.mul(keep).div(1 - p))
 
     def weighted_index(self, dim: int | None = None) -> Any:
         """A one-hot tensor along an axis, its place drawn with the given weights."""
         if dim is None:
-            return self.wrap(self._tensor.reshape(-1)).weighted_index(0).reshape(self._tensor.dims)
-        sums = self.wrap(self._tensor.cumsum(dim))
-        total = sums._tensor.narrow(dim, self._tensor.dims[dim] - 1, 1)
+            return self.wrap(self.numbers.reshape(-1)).weighted_index(0).reshape(self.numbers.dims)
+        sums = self.wrap(self.numbers.cumsum(dim))
+        total = sums.numbers.narrow(dim, self.numbers.dims[dim] - 1, 1)
         reached = sums.gt(self.rand(total.dims).mul(self.wrap(total)))._tensor
         before = Share.cat([reached.narrow(dim, 0, 1).mul(0), reached.narrow(dim, 0, reached.dims[dim] - 1)], dim=dim)
         return self.wrap(reached.sub(before))

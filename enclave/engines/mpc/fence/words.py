@@ -10,10 +10,11 @@ import torch
 
 from enclave.engines.mpc.fence.active import current
 from enclave.engines.mpc.fence.encoder import FixedPointEncoder, encode_array, plain_array
+from enclave.engines.mpc.fence.mistakes import BadArgument, NoTruthValue
 from enclave.engines.mpc.protocols.arithmetic import truncate
 from enclave.engines.mpc.tape import Array
 from enclave.engines.mpc.tensor import Part, RingTensor
-from enclave.errors import BadSpec, Unsupported
+from enclave.errors import Unsupported
 
 __all__ = ["SENTINEL", "Words", "ring_shape", "words_of"]
 
@@ -64,11 +65,11 @@ class Words:
             raise Unsupported(f"device {device}", "shares live on the CPU")
         mine = fence.rank == src
         if mine and tensor is None:
-            raise BadSpec("the source of an encrypted tensor must bring its plaintext")
+            raise BadArgument("the source of an encrypted tensor must bring its plaintext")
         if tensor is None and size is None and not broadcast_size:
-            raise BadSpec("an encrypted tensor needs a plaintext or a size at every rank")
+            raise BadArgument("an encrypted tensor needs a plaintext or a size at every rank")
         if getattr(tensor, "src", src) != src:
-            raise BadSpec(f"the plaintext belongs to rank {tensor.src}, found src={src}")
+            raise BadArgument(f"the plaintext belongs to rank {tensor.src}, found src={src}")
         self._encoder = FixedPointEncoder(precision)
         bits = self._encoder._precision_bits
         plain: Array | None = None
@@ -138,8 +139,10 @@ class Words:
     def become(self, other: Words) -> Self:
         """Takes over another's value, in place."""
         ring, shape, bits = other.ring, other.dims, other.bits
-        self._exposed = self._turned = None
+        self._turned = None
         self._ring, self._shape, self._encoder = ring, shape, FixedPointEncoder(bits)
+        if self._exposed is not None:  # the program holds the raw share: it sees the change
+            self._exposed.data = torch.from_numpy(ring.share.copy().view(np.int64)).reshape(shape)
         return self
 
     def shallow_copy(self) -> Self:
@@ -243,7 +246,7 @@ class Words:
         return f"Share(shape={self.dims}, bits={self.bits}, words=<redacted>)"
 
     def __bool__(self) -> bool:
-        raise Unsupported("bool() of an encrypted tensor", "control flow must not depend on a secret")
+        raise NoTruthValue("bool() of an encrypted tensor", "control flow must not depend on a secret")
 
     # ---- precision
     def raised(self, bits: int) -> Self:

@@ -210,7 +210,7 @@ def test_another_version_and_an_earlier_import_are_refused(tmp_path: Path, prepa
 REFUSALS = {
     "provider": lambda c: setattr(c.cfg.mpc, "provider", "mine"),
     "provider by name": lambda c: c.cfg.__setitem__("mpc.provider", "mine"),
-    "protocol": lambda c: setattr(c.cfg.mpc, "protocol", "replicated"),
+    "protocol": lambda c: setattr(c.cfg.mpc, "protocol", "mine"),
     "active security": lambda c: setattr(c.cfg.mpc, "active_security", True),
     "debug mode": lambda c: setattr(c.cfg.debug, "debug_mode", True),
     "validation mode": lambda c: c.cfg.temp_override({"debug.validation_mode": True}).__enter__(),
@@ -225,9 +225,6 @@ REFUSALS = {
     "ttp server": lambda c: c.mpc.provider.TTPServer(),
     "beaver": lambda c: importlib.import_module("crypten.mpc.primitives.beaver").mul(1, 2),
     "replicated": lambda c: importlib.import_module("crypten.mpc.primitives.replicated").mul(1, 2),
-    "binary": lambda c: c.mpc.primitives.BinarySharedTensor(torch.ones(2), src=0),
-    "to binary": lambda c: c.cryptensor(torch.ones(2)).to(c.mpc.binary),
-    "binary input": lambda c: c.cryptensor(torch.ones(2), ptype=c.mpc.binary),
     "send_obj": lambda c: c.communicator.get().send_obj({}, 1),
     "broadcast_obj": lambda c: c.communicator.get().broadcast_obj({}, 0),
     "send": lambda c: c.communicator.get().send(torch.ones(2), 1),

@@ -1,0 +1,27 @@
+"""Errors that are also of the built-in type that CrypTen raises, so that a program which catches it keeps working."""
+
+from __future__ import annotations
+
+from enclave.errors import BadSpec, Unsupported
+
+__all__ = ["BadArgument", "BadShape", "BadType", "BadValue", "NoTruthValue"]
+
+
+class BadArgument(BadSpec, AssertionError):
+    """What CrypTen asserts of an argument does not hold."""
+
+
+class BadShape(BadSpec, RuntimeError):
+    """Shapes that do not fit each other."""
+
+
+class BadType(BadSpec, TypeError):
+    """An argument of a type that has no meaning here."""
+
+
+class BadValue(BadSpec, ValueError):
+    """An argument that is not one of the values there are."""
+
+
+class NoTruthValue(Unsupported, RuntimeError):
+    """Control flow that would depend on a secret."""
