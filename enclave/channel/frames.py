@@ -12,6 +12,9 @@
 All integers are little-endian. A FRAME carries the first CHUNK_BYTES of its payload; the rest follows in MORE
 messages of exactly CHUNK_BYTES, the last one shorter. Both ends thus know every message's length beforehand,
 and a peer cannot stretch a frame out drop by drop.
+
+A BATCH carries short messages that were queued at the same time, where a message of its own would cost more than what
+is in it: after the head, for each message, 8 bytes of length and the message, then zeros up to a multiple of 8 bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from dataclasses import dataclass
 __all__ = [
     "ABORT",
     "ACK",
+    "BATCH",
+    "BATCH_BYTES",
     "CHUNK_BYTES",
     "CREDIT",
     "END",
@@ -32,17 +37,21 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "MORE",
     "NOBODY",
+    "PREFIX",
     "WAITING",
     "WELCOME",
     "Head",
+    "batch",
     "control",
     "frame_head",
     "messages",
     "parse",
+    "unbatch",
 ]
 
-HELLO, WELCOME, FRAME, MORE, CREDIT, WAITING, END, ACK, ABORT = range(1, 10)
+HELLO, WELCOME, FRAME, MORE, CREDIT, WAITING, END, ACK, ABORT, BATCH = range(1, 11)
 CHUNK_BYTES = 1 << 21
+BATCH_BYTES = 1 << 16  # of a whole batch; a frame beyond a quarter of it travels alone
 HEAD_BYTES = 24
 MAX_LABEL_BYTES = 64
 MAX_TEXT_BYTES = 512
@@ -50,8 +59,9 @@ MAX_MESSAGE_BYTES = CHUNK_BYTES + 128
 NOBODY = (1 << 64) - 1
 
 _HEAD = struct.Struct("<2sBBB3xQQ")
-_MAGIC, _VERSION = b"EN", 1
-_PREFIX = b"EN\x01"
+_SLOT = struct.Struct("<Q")
+_MAGIC, _VERSION = b"EN", 2
+PREFIX = b"EN\x02"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,14 +128,36 @@ def control(kind: int, step: int = 0, value: int = 0, text: str = "") -> bytes:
     return _HEAD.pack(_MAGIC, _VERSION, kind, 0, step, value) + body
 
 
+def batch(messages: Sequence[bytes]) -> bytes:
+    """One message that carries these."""
+    parts: list[bytes] = [control(BATCH, value=len(messages))]
+    for message in messages:
+        parts += [_SLOT.pack(len(message)), message, bytes(-len(message) % _SLOT.size)]
+    return b"".join(parts)
+
+
+def unbatch(message: bytes | memoryview) -> Iterator[memoryview]:
+    """The messages in a batch, as views of it; raises ValueError when it is none, as far as it was sound."""
+    view, begin = memoryview(message), HEAD_BYTES
+    while begin < len(view):
+        (length,) = _SLOT.unpack_from(view, begin) if begin + _SLOT.size <= len(view) else (len(view),)
+        begin += _SLOT.size
+        stop = begin + length
+        # What is in a batch can be no batch: nobody makes a receiver go deeper and deeper.
+        if not HEAD_BYTES <= length <= len(view) - begin or view[begin + 3] == BATCH:
+            raise ValueError(f"a batch with {length} bytes where {len(view) - begin} are left")
+        yield view[begin:stop]
+        begin = stop + -length % _SLOT.size
+
+
 def parse(message: bytes | memoryview) -> Head:
     """The head of any message; raises ValueError when it is none."""
-    if len(message) < HEAD_BYTES or message[: len(_PREFIX)] != _PREFIX:
+    if len(message) < HEAD_BYTES or message[: len(PREFIX)] != PREFIX:
         raise ValueError(f"{len(message)} bytes that are no message of this protocol: {message[:8].hex()}")
     _, _, kind, label_bytes, step, value = _HEAD.unpack_from(message)
     body = message[HEAD_BYTES : HEAD_BYTES + MAX_TEXT_BYTES] if kind not in (FRAME, MORE) else b""
     label = message[HEAD_BYTES : HEAD_BYTES + label_bytes] if kind == FRAME else b""
-    if not HELLO <= kind <= ABORT or len(label) > MAX_LABEL_BYTES or len(message) > MAX_MESSAGE_BYTES:
+    if not HELLO <= kind <= BATCH or len(label) > MAX_LABEL_BYTES or len(message) > MAX_MESSAGE_BYTES:
         raise ValueError(f"a message of unknown kind {kind}, {len(message)} bytes long")
     return Head(kind, step, value, _readable(bytes(label)), _readable(bytes(body)))
 

@@ -138,8 +138,8 @@ class Listener:
             with self.arrivals.changed:
                 self._taken.discard(rank)
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, stream.refusal or f"no greeting within {_HELLO_S:g} s")
-        stream.link.outbox.control(frames.control(frames.WELCOME, value=rank, text=self._session_id))
         self.arrivals.add(stream.link)
+        yield frames.control(frames.WELCOME, value=rank, text=self._session_id)
         yield from stream.outgoing()
 
     def _is_hello(self, message: bytes, rank: int) -> str:

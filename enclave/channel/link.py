@@ -23,6 +23,7 @@ __all__ = ["WINDOW_BYTES", "Drive", "Link", "Outbox"]
 WINDOW_BYTES = 1 << 24
 # What a queued message takes beyond its length. Counted, so that a flood of empty frames is bounded too.
 _OVERHEAD_BYTES = 256
+_SHORT_BYTES = frames.BATCH_BYTES // 4
 # How long a thread that finds another one driving waits before it looks again.
 _TURN_S = 0.02
 
@@ -110,21 +111,22 @@ class Outbox:
         self._signal()
 
     def next(self) -> bytes | None:
-        """The next message; waits for it. None when there will be no more."""
+        """The next message, or a batch of short ones; waits for it. None when there will be no more."""
         with self._lock:
             while (message := self._pop()) is None and not self._finished():
                 self._ready.wait()
-            return message
+            if message is None or len(message) > _SHORT_BYTES:
+                return message
+            found, room = [message], frames.BATCH_BYTES - len(message)
+            while (more := self._pop(min(room, _SHORT_BYTES))) is not None:
+                found.append(more)
+                room -= len(more)
+        return found[0] if len(found) == 1 else frames.batch(found)
 
     def poll(self, limit_bytes: int | None = None) -> bytes | None:
         """The next message if there is one, and it is not longer than `limit_bytes`."""
         with self._lock:
-            queue = self._control or self._data
-            if limit_bytes is not None and queue:
-                first = queue[0]
-                if len(first if isinstance(first, bytes) else first[0]) > limit_bytes:
-                    return None
-            return self._pop()
+            return self._pop(limit_bytes)
 
     @property
     def has_next(self) -> bool:
@@ -163,10 +165,10 @@ class Outbox:
         self._unsent_bytes = 0
         self._space.notify_all()
 
-    def _pop(self) -> bytes | None:
+    def _pop(self, limit_bytes: int | None = None) -> bytes | None:
         if self._control:
-            return self._control.popleft()
-        if self._data and self._data[0][1] <= self._credit:
+            return None if _longer(self._control[0], limit_bytes) else self._control.popleft()
+        if self._data and self._data[0][1] <= self._credit and not _longer(self._data[0][0], limit_bytes):
             message, cost = self._data.popleft()
             self._credit -= cost
             if cost:
@@ -262,7 +264,7 @@ class Link:
         Never waits, never raises: what is wrong with it ends the session.
         """
         kind = message[3] if len(message) >= frames.HEAD_BYTES else 0
-        if kind in (frames.FRAME, frames.MORE) and message[:3] == b"EN\x01":
+        if kind in (frames.FRAME, frames.MORE) and message[:3] == frames.PREFIX:
             self._delivered += len(message) + _OVERHEAD_BYTES
             if self.ended:
                 self._garbage("nothing after the end", "a frame")
@@ -273,6 +275,10 @@ class Link:
             return
         try:
             head = frames.parse(message)
+            if head.kind == frames.BATCH:
+                for part in frames.unbatch(message):
+                    self.deliver(part)
+                return
         except ValueError as error:
             return self._garbage("a message of this protocol", str(error))
         if head.kind == frames.CREDIT:
@@ -333,6 +339,10 @@ class Failure:
         told = self.step is not None
         why = f"{self.why}, says {self.link.name}" if told and self.culprit != self.link.rank else self.why
         return PeerLost(names[self.culprit], self.step if self.step is not None else step, why=why)
+
+
+def _longer(message: bytes, limit_bytes: int | None) -> bool:
+    return limit_bytes is not None and len(message) > limit_bytes
 
 
 def _nothing() -> None:

@@ -260,7 +260,7 @@ class TestHostilePeer:
             b"",
             b"\x00",
             bytes(2000),
-            b"EN\x02\x03" + bytes(20),
+            b"EN\x01\x03" + bytes(20),
             frames.control(77),
             hello(),
             frames.control(frames.CREDIT, value=1),

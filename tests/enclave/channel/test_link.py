@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from queue import Empty
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,7 +110,7 @@ def test_no_bytes_raise_or_grow_without_bound(messages: list[bytes]) -> None:
     link = Link(1, "bob", window_bytes=4000)
     for message in messages:
         link.deliver(message)
-        link.deliver(b"EN\x01" + message)
+        link.deliver(b"EN\x02" + message)
     assert len(drain(link.outbox)) <= 2
 
 
@@ -145,14 +146,14 @@ def test_every_message_of_a_long_frame_has_its_length(sizes: list[int]) -> None:
 def test_the_format_is_fixed() -> None:
     """Golden bytes: parties of different versions must agree on them, or the version byte must change."""
     assert frames.frame_head(258, "open", 772).hex() == (
-        "454e0103" + "04000000" + "0201000000000000" + "0403000000000000" + b"open".hex() + "00" * 4
+        "454e0203" + "04000000" + "0201000000000000" + "0403000000000000" + b"open".hex() + "00" * 4
     )
     assert frames.control(frames.HELLO, 1, 2, "job").hex() == (
-        "454e0101" + "00000000" + "0100000000000000" + "0200000000000000" + b"job".hex()
+        "454e0201" + "00000000" + "0100000000000000" + "0200000000000000" + b"job".hex()
     )
 
 
-@pytest.mark.parametrize("text", ["", "EN", "EN\x01\x63" + "\0" * 20, "EN\x02\x03" + "\0" * 20])
+@pytest.mark.parametrize("text", ["", "EN", "EN\x02\x63" + "\0" * 20, "EN\x01\x03" + "\0" * 20])
 def test_what_is_no_message_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="message"):
         frames.parse(text.encode("latin-1"))
@@ -163,3 +164,59 @@ def test_a_peer_cannot_write_lines_into_a_log() -> None:
     link.deliver(frames.control(frames.ABORT, 3, 1, "gone\n2026-01-01 admitted eve\x1b[2J"))
     (failure,) = failures(link)
     assert str(failure.as_error(("ada", "bob"), 3)) == "lost bob at step 3: gone?2026-01-01 admitted eve?[2J"
+
+
+def test_short_messages_that_wait_travel_together() -> None:
+    """Known answer: one message for a hundred frames, and a long frame travels alone."""
+    outbox, link = Outbox(), Link(1, "bob")
+    sent = [frames.messages(step, "x", [bytes([step]) * step], step)[0] for step in range(100)]
+    long = frames.messages(100, "x", [bytes(frames.BATCH_BYTES)], frames.BATCH_BYTES)[0]
+    assert outbox.put([*sent, long], 0)
+    whole = outbox.next()
+    assert whole is not None
+    assert frames.parse(whole).kind == frames.BATCH
+    assert outbox.next() == long
+    link.deliver(whole)
+    found = [link.take(0) for _ in sent]
+    assert [bytes(m) for m in found if m is not None] == sent
+    assert not failures(link)
+    # Safety of numpy's views: every payload begins at a multiple of 8 bytes.
+    offsets = [np.frombuffer(m, np.uint8).ctypes.data % 8 for m in found if m is not None]
+    assert offsets == [0] * 100
+
+
+def test_a_batch_is_bounded_by_bytes_and_by_the_window() -> None:
+    outbox = Outbox(window_bytes=5000)
+    assert outbox.put([bytes(1000)] * 3 + [bytes(1500)] * 3, 0)
+    whole = outbox.next()
+    assert whole is not None
+    assert len(list(frames.unbatch(whole))) == 3  # each costs 256 bytes more than its length
+    big = Outbox()
+    assert big.put([bytes(10_000)] * 20, 0)
+    first = big.next()
+    assert first is not None
+    assert frames.BATCH_BYTES - 10_000 < len(first) < frames.BATCH_BYTES
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\x01",
+        bytes(8),
+        (24).to_bytes(8, "little") + bytes(23),
+        (1 << 63).to_bytes(8, "little") + bytes(24),
+        (24).to_bytes(8, "little") + frames.control(frames.BATCH),
+        (24).to_bytes(8, "little") + frames.control(99),
+    ],
+)
+def test_a_batch_that_lies_ends_the_session(body: bytes) -> None:
+    link = Link(1, "bob")
+    link.deliver(frames.control(frames.BATCH) + body)
+    (failure,) = failures(link)
+    assert isinstance(failure.error, Desynchronised)
+
+
+@given(st.lists(st.binary(min_size=frames.HEAD_BYTES, max_size=200), max_size=20))
+def test_batches_come_apart_as_they_were_put_together(messages: list[bytes]) -> None:
+    sound = [m for m in messages if m[3] != frames.BATCH]
+    assert [bytes(m) for m in frames.unbatch(frames.batch(sound))] == sound
