@@ -89,8 +89,11 @@ class Engine(Protocol):
         """Multiplies by public integers. Exact, local."""
         ...
 
-    def times_ratio(self, x: Secret, numerator: int | NDArray[np.int64], bits: int) -> Secret:
-        """x * numerator / 2^bits with `bits` more fractional bits. Exact, local; |x numerator| must stay in the ring."""
+    def scale_wide(self, x: Secret, factor: float | FloatArray, bits: int) -> Secret:
+        """Multiplies by public numbers of `bits` fractional bits, which the result has more: local, not truncated.
+
+        A factor is rounded to those bits, |x factor| must stay in the ring.
+        """
         ...
 
     def combinations(self, x: Secret, signs: NDArray[np.int64]) -> Secret:
@@ -246,12 +249,14 @@ class Engine(Protocol):
         ...
 
     # ---- non-linear functions
-    def sigmoid(self, x: Secret) -> Secret: ...
+    def sigmoid(self, x: Secret, *, frac_bits: int | None = None) -> Secret:
+        """1 / (1 + e^-x), with as many fractional bits as are wanted."""
+        ...
 
     def tanh(self, x: Secret) -> Secret: ...
 
-    def softmax(self, x: Secret) -> Secret:
-        """Along the last axis, exact for any gap between its inputs."""
+    def softmax(self, x: Secret, *, frac_bits: int | None = None) -> Secret:
+        """Along the last axis, for any gap between its inputs, with as many fractional bits as are wanted."""
         ...
 
     def reciprocal(self, x: Secret, low: float, high: float) -> Secret:

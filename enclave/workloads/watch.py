@@ -4,7 +4,7 @@ A product that wraps leaves a number that is uniform over +-2^(63 - 2 frac_bits)
 after it wrapped), hundreds of times what a gradient or an output of a healthy training is. So a few public random
 combinations of all gradients and all outputs of all steps are kept: with random signs, healthy ones add up to
 about their Euclidean norm, and one that wrapped stands out in most combinations, wherever and whenever it was.
-Adding up is local; only the end of the training compares.
+Adding up is local, and their truncation rides on that of the weights; only the end of the training compares.
 
 What it is not: a proof. A single wrapped number is missed with a probability of about 4^-COUNT, and a final
 sigmoid that wrapped shows in the outputs alone. `check_spec` bounds beforehand what can be bounded.
@@ -13,6 +13,7 @@ sigmoid that wrapped shows in the outputs alone. `check_spec` bounds beforehand 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,23 +50,29 @@ class Watch:
         self._limit = watch_limit(frac_bits) * max(1.0, math.sqrt(steps / _CALM_STEPS))
         self._signs: dict[int, NDArray[np.int64]] = {}
         self._total = engine.zeros((COUNT,))
+        self.noted: tuple[Secret, ...] = ()
 
     def see(self, *values: Secret) -> None:
-        """Adds the elements of numbers, each under a random sign of its own. Local."""
-        for value in values:
-            self._total = self._engine.add(self._total, self._combined(value))
+        """Notes the elements of numbers, each under a random sign of its own. Local.
+
+        What it notes may be wider than a number: it goes to `settled` with whatever else has a round to spare, and
+        then to `take`.
+        """
+        self.noted = tuple(self._combined(value) for value in values)
+
+    def take(self, noted: Sequence[Secret]) -> None:
+        """Adds up what was noted, now settled. Local."""
+        for value in noted:
+            self._total = self._engine.add(self._total, value)
+        self.noted = ()
 
     def _combined(self, value: Secret) -> Secret:
-        engine, size = self._engine, math.prod(value.shape)
+        size = math.prod(value.shape)
         if size not in self._signs:
             self._signs[size] = public_signs(0, f"watched numbers {size}", (COUNT, size))
         turn = public_signs(self._seen, "watched step", (COUNT,))
         self._seen += 1
-        rows = [
-            engine.sum(engine.times_integer(engine.reshape(value, (size,)), s), 0, keepdims=True)
-            for s in self._signs[size]
-        ]
-        return engine.times_integer(engine.concat(rows, axis=0), turn)
+        return self._engine.combinations(value, self._signs[size] * turn[:, None])
 
     def calm(self) -> Secret:
         """The bit (1,): 1 unless a combination is beyond the limit. Cost: 2 COUNT + 1 comparisons."""

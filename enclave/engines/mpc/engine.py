@@ -15,6 +15,7 @@ from enclave.engines.interface import Engine
 from enclave.engines.mpc import pooling
 from enclave.engines.mpc.linear import CHUNK, LinearEngine
 from enclave.engines.mpc.protocols import division, saturating, selection, smooth
+from enclave.engines.mpc.protocols.arithmetic import truncate
 from enclave.engines.mpc.protocols.comparison import Bits, bit_share, compare, gated, relu
 from enclave.engines.mpc.protocols.pooling import Tournament, maximum_gradient, maximum_with_bits
 from enclave.engines.mpc.session import Protocol, Session, Tensor
@@ -138,7 +139,7 @@ class MpcEngine(LinearEngine):
         """See `Engine.avg_pool2d`."""
         counts = pooling.window_counts(x.shape[2:], kernel, stride, padding, count_include_pad)
         shape = (*x.shape[:2], *counts.shape)
-        x = self.settled(x)
+        x = self._operand(x)
         total = self.session.local(lambda a: pooling.window_totals(a, kernel, stride, padding), shape, x.share)
         return self.scale(self._new(total, shape, x.frac_bits), 1.0 / counts)
 
@@ -153,7 +154,7 @@ class MpcEngine(LinearEngine):
 
     def max_pool2d_gradient(self, gate: PoolGate, delta: RingTensor) -> RingTensor:
         """See `Engine.max_pool2d_gradient`."""
-        delta = self.settled(delta)
+        delta = self._operand(delta)
         spread = self._run(maximum_gradient(self.session, gate.won, delta.reshaped((delta.size,)).share))
         return self._folded(spread, gate.windows, gate.shape, delta.frac_bits)
 
@@ -205,7 +206,7 @@ class MpcEngine(LinearEngine):
     def sort_with_bit(self, keys: RingTensor, bits: RingTensor) -> tuple[RingTensor, RingTensor]:
         """See `Engine.sort_with_bit`. A key and its bit travel as the integer 2 key + bit."""
         session, n = self.session, keys.shape[0]
-        keys = self.settled(keys)
+        keys = self._operand(keys)
         packed = session.local(lambda k, b: (k << U(1)) + b, (n,), keys.share, bits.share)
         ordered = self._run(selection.sorted_keys(session, packed))
         bit = self._run(selection.lowest_bit(session, ordered))
@@ -214,9 +215,9 @@ class MpcEngine(LinearEngine):
         return self._new(doubled, (n,), keys.frac_bits + 1 if keys.frac_bits else 0), self._new(bit, (n,), 0)
 
     # ---- non-linear functions
-    def sigmoid(self, x: RingTensor) -> RingTensor:
+    def sigmoid(self, x: RingTensor, *, frac_bits: int | None = None) -> RingTensor:
         """See `Engine.sigmoid`."""
-        return self._curve(x, saturating.SIGMOID)
+        return self._curve(x, saturating.SIGMOID, frac_bits)
 
     def tanh(self, x: RingTensor) -> RingTensor:
         """See `Engine.tanh`."""
@@ -230,14 +231,21 @@ class MpcEngine(LinearEngine):
         """The error function."""
         return self._curve(x, saturating.ERF)
 
-    def _curve(self, x: RingTensor, function: saturating.Curve) -> RingTensor:
+    def _curve(self, x: RingTensor, function: saturating.Curve, frac_bits: int | None = None) -> RingTensor:
         """A function of numbers, which may be pending."""
         x = x if x.pending else self._number(x)
-        f = self._frac_bits
+        f = self._frac_bits if frac_bits is None else frac_bits
         return self._flat(x, lambda a: saturating.curve(self.session, a, function, x.frac_bits, f), f)
 
-    def softmax(self, x: RingTensor) -> RingTensor:
+    def softmax(self, x: RingTensor, *, frac_bits: int | None = None) -> RingTensor:
         """See `Engine.softmax`: e^(x - max) over its sum, which lies in [1, columns]."""
+        found, bits = self._softmax(x), self._frac_bits if frac_bits is None else frac_bits
+        if bits == self._frac_bits:
+            return found
+        share = self._run(truncate(self.session, found.share, self._frac_bits - bits))
+        return self._new(share, x.shape, bits)
+
+    def _softmax(self, x: RingTensor) -> RingTensor:
         columns = x.shape[-1]
         rows = x.size // columns
         flat = self._number(x).reshaped((rows, columns))

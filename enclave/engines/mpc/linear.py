@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.interface import Permit
+from enclave.engines.mpc import kernels
 from enclave.engines.mpc.protocols.arithmetic import (
     Bilinear,
     Conv2d,
@@ -26,7 +27,7 @@ from enclave.engines.mpc.protocols.arithmetic import (
     scaled,
     truncate,
 )
-from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
+from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
 from enclave.engines.mpc.tape import Array, Blank
 from enclave.engines.mpc.tensor import Part, RingTensor, decode, encode
 from enclave.errors import BadSpec, PolicyRefused
@@ -88,7 +89,7 @@ class LinearEngine:
         """See `Engine.open`. Each share is hidden by a fresh sharing of zero, so that `to` learns the sum alone."""
         if name not in permit.outputs:
             raise PolicyRefused(f"the permit does not cover {name}", rules=("release.permit",))
-        session, value = self.session, self.settled(value)
+        session, value = self.session, self._operand(value)
         zero = session.zero_share(session.new_stream(), value.shape)
         share = session.local(np.add, value.shape, value.share, zero)
         (opened,) = session.open([Item(f"release:{name}"[:64], share, to=to, masked=False)])
@@ -99,7 +100,7 @@ class LinearEngine:
     def own_share(self, value: RingTensor) -> Array:
         """This rank's share as uint64, to be kept. Re-shared first, so that any n - 1 of the shares are uniform."""
         zero = self.session.zero_share(self.session.new_stream(), value.shape)
-        return np.asarray(self.settled(value).share + zero)
+        return np.asarray(self._operand(value).share + zero)
 
     # ---- local
     def add(self, x: RingTensor, y: RingTensor | Array | float) -> RingTensor:
@@ -126,17 +127,31 @@ class LinearEngine:
     def times_integer(self, x: RingTensor, factor: int | NDArray[np.int64]) -> RingTensor:
         """See `Engine.times_integer`."""
         factors = np.asarray(factor, np.int64).view(U)
-        return self._map(self.settled(x), lambda a: a * factors, np.broadcast_shapes(x.shape, factors.shape))
+        return self._map(self._operand(x), lambda a: a * factors, np.broadcast_shapes(x.shape, factors.shape))
+
+    def scale_wide(self, x: RingTensor, factor: float | NDArray[np.float64], bits: int) -> RingTensor:
+        """See `Engine.scale_wide`."""
+        factors = encode(factor, bits)
+        shape = np.broadcast_shapes(x.shape, factors.shape)
+        return self._new(self.session.local(lambda a: a * factors, shape, x.share), shape, x.frac_bits + bits)
+
+    def combinations(self, x: RingTensor, signs: NDArray[np.int64]) -> RingTensor:
+        """See `Engine.combinations`."""
+        factors = signs.view(U)
+        found = self.session.local(
+            lambda a: kernels.matmul(factors, np.ascontiguousarray(a).reshape(-1, 1))[:, 0], (len(signs),), x.share
+        )
+        return self._new(found, (len(signs),), x.frac_bits)
 
     def as_integer(self, x: RingTensor) -> RingTensor:
         """See `Engine.as_integer`."""
-        return self._new(self.settled(x).share, x.shape, 0)
+        return self._new(self._operand(x).share, x.shape, 0)
 
     def sum(self, x: RingTensor, axis: int | None = None, *, keepdims: bool = False) -> RingTensor:
         """See `Engine.sum`."""
         axes = range(len(x.shape)) if axis is None else [axis % len(x.shape)]
         shape = tuple(1 if i in axes else n for i, n in enumerate(x.shape) if keepdims or i not in axes)
-        return self._map(self.settled(x), lambda a: np.asarray(a.sum(axis=axis, keepdims=keepdims, dtype=U)), shape)
+        return self._map(self._operand(x), lambda a: np.asarray(a.sum(axis=axis, keepdims=keepdims, dtype=U)), shape)
 
     def reshape(self, x: RingTensor, shape: Sequence[int]) -> RingTensor:
         """See `Engine.reshape`."""
@@ -177,7 +192,7 @@ class LinearEngine:
     # ---- products
     def scale(self, x: RingTensor, factor: float | NDArray[np.float64]) -> RingTensor:
         """See `Engine.scale`. The largest factor has 18 significant bits, the others its unit."""
-        x = self.settled(x)
+        x = self._operand(x)
         words, bits = scaled(factor)
         shape = np.broadcast_shapes(x.shape, words.shape)
         z = self.session.local(lambda a: a * words, shape, x.share)
@@ -252,19 +267,23 @@ class LinearEngine:
 
     def _product(self, op: Bilinear, x: RingTensor, y: RingTensor, lazy: bool = False) -> RingTensor:
         shape = op.shape(x.shape, y.shape)
-        x, y = self.settled(x), self.settled(y)
+        x, y = self._operand(x), self._operand(y)
         found = self._new(self._run(product(self.session, op, x, y)), shape, x.frac_bits + y.frac_bits)
         found.pending = found.frac_bits > self._frac_bits
-        return found if lazy else self.settled(found)
+        return found if lazy else self._operand(found)
 
-    def settled(self, x: RingTensor) -> RingTensor:
-        """x with at most the engine's fractional bits. Cost: one round for what is pending, once."""
-        if not x.pending:
-            return x
-        if x.settled is None:
-            share = self._run(truncate(self.session, x.share, x.frac_bits - self._frac_bits))
-            x.settled = self._new(share, x.shape, self._frac_bits)
-        return x.settled
+    def settled(self, *xs: RingTensor) -> tuple[RingTensor, ...]:
+        """See `Engine.settled`."""
+        wanted = list(dict.fromkeys(x for x in xs if x.frac_bits > self._frac_bits and x.settled is None))
+        steps = [truncate(self.session, x.share, x.frac_bits - self._frac_bits) for x in wanted]
+        if steps:
+            for x, share in zip(wanted, self._run(together(*steps)), strict=True):
+                x.settled = self._new(share, x.shape, self._frac_bits)
+        return tuple(x if x.settled is None else x.settled for x in xs)
+
+    def _operand(self, x: RingTensor) -> RingTensor:
+        """x as a factor, or to be summed up: truncated if that was left to be done. Cost: one round, once."""
+        return self.settled(x)[0] if x.pending else x
 
     def _excess(self, x: RingTensor) -> int:
         """Bits by which a protocol that truncates has to shift x."""
@@ -302,7 +321,7 @@ class LinearEngine:
         return self.session.local(lambda a: a << U(bits - x.frac_bits), x.shape, x.share)
 
     def _number(self, x: RingTensor) -> RingTensor:
-        x = self.settled(x)
+        x = self._operand(x)
         if x.frac_bits == self._frac_bits:
             return x
         return self._new(self._at(x, self._frac_bits), x.shape, self._frac_bits)

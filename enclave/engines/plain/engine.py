@@ -154,10 +154,10 @@ class InsecurePlainEngine:
         _broadcast("times_integer", a.shape, f.shape)
         return self._keep(a * f)
 
-    def times_ratio(self, x: Secret, numerator: int | NDArray[np.int64], bits: int) -> Secret:
-        a, f = _value(x), np.asarray(numerator, np.int64)
-        _broadcast("times_ratio", a.shape, f.shape)
-        return self._keep(a * (f / 2.0**bits))
+    def scale_wide(self, x: Secret, factor: float | FloatArray, bits: int) -> Secret:
+        a, f = _value(x), np.asarray(factor, dtype=np.float64)
+        _broadcast("scale_wide", a.shape, f.shape)
+        return self._keep(a * f)
 
     def combinations(self, x: Secret, signs: NDArray[np.int64]) -> Secret:
         a = _value(x)
@@ -250,20 +250,9 @@ class InsecurePlainEngine:
         groups: int,
         lazy: bool = False,
     ) -> Secret:
-        import torch
-
         a, w = _value(x), _value(weight)
-        _require(a.ndim == 4 and w.ndim == 4, f"conv2d: expected 4-d operands, found {a.shape} and {w.shape}")
-        fits = groups >= 1 and w.shape[0] % groups == 0 and a.shape[1] == w.shape[1] * groups
-        _require(fits, f"conv2d: {a.shape[1]} channels and weight {w.shape} do not fit {groups} groups")
-        top, left, bottom, right = padding
-        window = [(k - 1) * d + 1 for k, d in zip(w.shape[2:], dilation, strict=True)]
-        inner = (a.shape[2] + top + bottom >= window[0]) and (a.shape[3] + left + right >= window[1])
-        _require(inner, f"conv2d: kernel {w.shape[2:]} is larger than the padded input {a.shape[2:]}")
-        padded = torch.nn.functional.pad(torch.from_numpy(np.ascontiguousarray(a)), (left, right, top, bottom))
-        kernel = torch.from_numpy(np.ascontiguousarray(w))
-        found = torch.nn.functional.conv2d(padded, kernel, stride=stride, dilation=dilation, groups=groups)
-        return self._product("conv2d", found.numpy(), a.dtype == w.dtype == np.float64)
+        found = images.conv2d(a, w, stride, padding, dilation, groups)
+        return self._product("conv2d", found, a.dtype == w.dtype == np.float64)
 
     def conv2d_weight_gradient(
         self,
@@ -366,13 +355,13 @@ class InsecurePlainEngine:
         _require(a.dtype == np.float64, f"{name}: expected numbers, found integers")
         return self._keep(function(a))
 
-    def sigmoid(self, x: Secret) -> Secret:
+    def sigmoid(self, x: Secret, *, frac_bits: int | None = None) -> Secret:
         return self._function("sigmoid", x, lambda a: 0.5 * (1.0 + np.tanh(0.5 * a)))
 
     def tanh(self, x: Secret) -> Secret:
         return self._function("tanh", x, np.tanh)
 
-    def softmax(self, x: Secret) -> Secret:
+    def softmax(self, x: Secret, *, frac_bits: int | None = None) -> Secret:
         def stable(a: FloatArray) -> FloatArray:
             e: FloatArray = np.exp(a - a.max(axis=-1, keepdims=True))
             e /= e.sum(axis=-1, keepdims=True)

@@ -1,0 +1,107 @@
+"""Gradient descent on shares, laid out so that a step truncates each weight once.
+
+The loss is the mean over a batch of (output - target)^2 / 2, of the logistic loss or of the cross-entropy, plus
+l2 / 2 times the squared weights (not the biases). Momentum is v = m v + gradient, w = w - rate v.
+
+Precision. A gradient summed over a batch comes out of a product of rows with f fractional bits, and is not truncated.
+The learning rate over the batch's size is alpha 2^-s with 1/2 < alpha <= 1: dividing by 2^s is a change of scale, and
+alpha, rounded to ALPHA_BITS, multiplies the derivative by the outputs, which has OUTPUT_BITS and so room for that: a
+probability is not known better. The weights are kept with all fractional bits and once a step truncated to f, with
+the velocity where there is one. So no bit of a small gradient is lost, and a step opens each weight twice: to
+truncate it, and under the mask of its products.
+
+Where weights or steps would leave that room (a large s, the squared loss with its unbounded gradients), gradients
+and steps are truncated as they come: two rounds and two openings more, and weights of f fractional bits.
+"""
+
+from __future__ import annotations
+
+import math
+
+from enclave.engines.interface import Engine, FloatArray, Secret
+from enclave.messages import Training
+from enclave.workloads.dense import DenseNetwork
+from enclave.workloads.watch import Watch
+
+__all__ = ["Descent"]
+
+ALPHA_BITS, OUTPUT_BITS = 8, 13
+_ROOM_BITS = 8  # integer bits of a weight whose gradients are not truncated
+
+
+class Descent:
+    """Weights and velocity, flat; the velocity in units of alpha times a gradient summed over a full batch.
+
+    Args:
+        watch: is shown what a training that diverges spoils first.
+    """
+
+    def __init__(self, engine: Engine, network: DenseNetwork, training: Training, watch: Watch | None = None) -> None:
+        self._engine, self._network, self._training, self.watch = engine, network, training, watch
+        fraction, exponent = math.frexp(training.learning_rate / training.batch_rows)
+        shift = -exponent
+        used = engine.frac_bits + OUTPUT_BITS + ALPHA_BITS + shift
+        self._wide = training.loss != "squared" and shift >= 0 and used <= 62 - _ROOM_BITS
+        self._shift, self._alpha = shift, fraction if self._wide else 1.0
+        self._decay = network.decayed()
+        self._velocity: Secret | None = None
+        # Where only shapes are known the values are not made: a plan must not cost what its model costs.
+        self._weights: Secret = (
+            engine.zeros((network.size,)) if engine.rank is None else engine.public(network.initial(training.init_seed))
+        )
+
+    def step(self, x: Secret, y: Secret) -> None:
+        """One batch: forward, backward, update. x (rows, width), y (rows, outputs); classes are integers."""
+        engine, network = self._engine, self._network
+        weights, velocity = self._settled()
+        named = network.unflatten(engine, weights)
+        outputs, cache = network.forward(engine, named, x)
+        gradient = network.flatten(engine, network.backward(engine, named, cache, self._delta(outputs, y)))
+        if self.watch is not None:
+            self.watch.see(outputs, gradient)
+        self._update(gradient, x.shape[0], weights, velocity)
+
+    def result(self) -> Secret:
+        """The weights, flat."""
+        return self._settled()[0]
+
+    def _settled(self) -> tuple[Secret, Secret | None]:
+        """Weights and velocity as they enter products; the watch's notes share their round."""
+        moving = () if self._velocity is None or not self._training.momentum else (self._velocity,)
+        noted = () if self.watch is None else self.watch.noted
+        weights, *rest = self._engine.settled(self._weights, *moving, *noted)
+        if self.watch is not None:
+            self.watch.take(rest[len(moving) :])
+        return weights, rest[0] if moving else None
+
+    def _delta(self, outputs: Secret, y: Secret) -> Secret:
+        """alpha times the derivative of each row's loss by the outputs; alpha is left out in the narrow case."""
+        engine, loss = self._engine, self._training.loss
+        if loss == "squared":
+            return engine.sub(engine.settled(outputs)[0], y)
+        bits = OUTPUT_BITS if self._wide else None
+        found = (engine.sigmoid if loss == "logistic" else engine.softmax)(outputs, frac_bits=bits)
+        delta = engine.sub(found, y)
+        return engine.scale_wide(delta, self._alpha, ALPHA_BITS) if self._wide else delta
+
+    def _update(self, gradient: Secret, rows: int, weights: Secret, velocity: Secret | None) -> None:
+        engine, training = self._engine, self._training
+        full = training.batch_rows
+        if not self._wide:
+            (gradient,) = engine.settled(gradient)
+        if rows != full:
+            gradient = engine.scale(gradient, full / rows)
+        if training.l2:
+            gradient = engine.add(gradient, self._times(weights, full * training.l2 * self._alpha * self._decay))
+        if velocity is not None:
+            gradient = engine.add(gradient, self._times(velocity, training.momentum))
+        self._velocity = gradient
+        if self._wide:
+            step = engine.scale_wide(gradient, 2.0**-self._shift, self._shift)
+        else:
+            step = engine.scale(gradient, training.learning_rate / full)
+        self._weights = engine.sub(self._weights, step)
+
+    def _times(self, x: Secret, factor: float | FloatArray) -> Secret:
+        engine = self._engine
+        return engine.scale_wide(x, factor, engine.frac_bits) if self._wide else engine.scale(x, factor)
