@@ -125,11 +125,12 @@ class Worker:
 
     def __init__(self, task: Task, limit_s: float = 600.0) -> None:
         self.task = task
+        command = task.command()
         self._limit_s = limit_s
         self._lines: SimpleQueue[str | None] = SimpleQueue()
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
-            self.task.command(),
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -76,7 +76,8 @@ def _head(measured: Sequence[Measurement]) -> str:
         f'<p class="note">{len(cases)} cases on {len(systems)} systems. Every system computes the same outputs from '
         "the same secret-shared inputs, and takes turns with the others repetition by repetition. <b>enclave</b> is "
         "this project as it ships: a process per party and one for the dealer, mutual TLS, the dealer's work on the "
-        "clock. <b>enclave-online</b> is the same session with its randomness dealt ahead to the parties' disks.</p></header>"
+        "clock. <b>enclave-online</b> is the same session with its randomness dealt ahead to the parties' disks.</p>"
+        "</header>"
     )
 
 
