@@ -21,6 +21,8 @@ class TapeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TAPE_KIND_BITS: _ClassVar[TapeKind]
     TAPE_KIND_AND: _ClassVar[TapeKind]
     TAPE_KIND_SATURATING: _ClassVar[TapeKind]
+    TAPE_KIND_PAIRS: _ClassVar[TapeKind]
+    TAPE_KIND_SOFTMAX: _ClassVar[TapeKind]
     TAPE_KIND_MASK: _ClassVar[TapeKind]
     TAPE_KIND_SEGMENT: _ClassVar[TapeKind]
     TAPE_KIND_FLIPS: _ClassVar[TapeKind]
@@ -65,6 +67,8 @@ TAPE_KIND_ONE_HOT: TapeKind
 TAPE_KIND_BITS: TapeKind
 TAPE_KIND_AND: TapeKind
 TAPE_KIND_SATURATING: TapeKind
+TAPE_KIND_PAIRS: TapeKind
+TAPE_KIND_SOFTMAX: TapeKind
 TAPE_KIND_MASK: TapeKind
 TAPE_KIND_SEGMENT: TapeKind
 TAPE_KIND_FLIPS: TapeKind

@@ -16,9 +16,11 @@ from enclave.engines.mpc.fence.records import MAX_NUMBER, Catalogue
 from enclave.engines.mpc.fence.series import FUNCTIONS
 from enclave.engines.mpc.protocols.arithmetic import Conv2d, MatMul, Mul, ProductOfMasks, Truncation
 from enclave.engines.mpc.protocols.comparison import Comparison, Gate, Gating, Relu
+from enclave.engines.mpc.protocols.pairs import MOST_COLUMNS, Pairs
 from enclave.engines.mpc.protocols.saturating import Saturating
 from enclave.engines.mpc.protocols.selection import BitMask, OneHotOfMask
 from enclave.engines.mpc.protocols.smooth import Gated, SeriesTable
+from enclave.engines.mpc.protocols.softmax import Softmax
 from enclave.engines.mpc.protocols.trees import Tree
 from enclave.engines.mpc.tape import BitRef, Entry, MaskRef, Segment
 from enclave.errors import BadSpec
@@ -41,6 +43,8 @@ _ENTRIES: dict[int, type] = {
     wire.TAPE_KIND_BITS: BitMask,
     wire.TAPE_KIND_AND: AndTriple,
     wire.TAPE_KIND_SATURATING: Saturating,
+    wire.TAPE_KIND_PAIRS: Pairs,
+    wire.TAPE_KIND_SOFTMAX: Softmax,
 }
 _PARTS: dict[int, type] = {
     wire.TAPE_KIND_MASK: MaskRef,
@@ -154,6 +158,18 @@ def _saturating(entry: Saturating) -> None:
     check(entry.shift < 63, f"a truncation by {entry.shift} bits")
 
 
+def _pairs(entry: Pairs | Softmax) -> None:
+    _comparison(entry.comparison)
+    check(1 < entry.columns <= MOST_COLUMNS, f"pairs of {entry.columns} columns")
+    check(entry.comparison.n == entry.rows * (entry.columns * (entry.columns - 1) // 2), "pairs of other rows")
+    check(entry.comparison.flips == "u1", "pairs whose bits are no counts")
+
+
+def _softmax(entry: Softmax) -> None:
+    _pairs(entry)
+    check(entry.comparison.thresholds == 3 and 0 < entry.bits <= 56, f"a softmax of {entry.bits} fractional bits")
+
+
 def _one_hot(entry: OneHotOfMask) -> None:
     check(0 < entry.bits <= 16, f"one-hot rows of {entry.bits} bits")
 
@@ -172,6 +188,8 @@ _CHECKS: dict[type, Any] = {
     SeriesTable: _series,
     Gated: _gated,
     Saturating: _saturating,
+    Pairs: _pairs,
+    Softmax: _softmax,
     OneHotOfMask: _one_hot,
     AndTriple: _and,
 }

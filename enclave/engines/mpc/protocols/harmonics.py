@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import cast
 
 import numpy as np
 
@@ -97,7 +96,7 @@ def ramp_shift(function: Series, frac_bits: int) -> int:
 
 
 def _moved(words: Array, shift: int) -> Array:
-    return cast(Array, (words << U(shift) if shift >= 0 else words >> U(-shift)).astype(U4))
+    return (words << U(shift) if shift >= 0 else words >> U(-shift)).astype(U4)
 
 
 def evaluate(function: Series, c: Array, dealt: Array, ramp: Array | None, frac_bits: int, leader: bool) -> Array:

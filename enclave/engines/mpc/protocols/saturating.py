@@ -137,9 +137,9 @@ def curve(session: Session, x: Tensor, function: Curve, bits: int, frac_bits: in
     """Shares of the function at `frac_bits` for flat x with `bits` fractional bits; any |x| < 2^(62 - bits).
 
     Error: that of the curve, 2e-4 from rounded factors, and one unit.
-    Cost: 4 rounds for many elements; 12 B and the comparison's wires, 19 B in all, an element from every party; 48 B, 8 B a
-    harmonic and a comparison's with two thresholds dealt (131 B in all for a sigmoid of 20 fractional bits), and 8 B (or
-    24 and 4 when x has more bits than the result) for functions that become the identity. Reveals: nothing.
+    Cost: 4 rounds for many elements; 12 B an element from every party and the comparison's wires, 19 B in all; dealt
+    48 B, 8 B a harmonic and a comparison's with two thresholds, 131 B in all for a sigmoid of 20 fractional bits, and
+    8 B (or 28 when x has more bits than the result) for functions that become the identity. Reveals: nothing.
     """
     n, series = x.shape[0], function.series
     lift = max(series.scale - frac_bits, 0)
@@ -209,7 +209,7 @@ def _within(leader: bool, d: Array, e: Array, rho: Array, lifts: Array, lift: in
     hidden, flipped = np.where(top, lifts[1], lifts[0]), np.where(top, lifts[3], lifts[2])
     gated = value * rho - flipped
     whole = (value if leader else U(0)) - hidden - gated
-    return np.where(d.astype(bool), whole, gated)
+    return np.asarray(np.where(d.astype(bool), whole, gated))
 
 
 def sigmoid(session: Session, x: Tensor, bits: int, frac_bits: int) -> Protocol[Tensor]:

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.mpc.kernels import from_planes
-from enclave.engines.mpc.protocols.comparison import bit_share, compare, relu
+from enclave.engines.mpc.protocols.comparison import bit_share, comparison, relu, tail
+from enclave.engines.mpc.protocols.pairs import MOST_COLUMNS, Pairs, pair_differences, tally
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Array, Draw, Spec, additive, packed_bits
 
 __all__ = ["argmax_onehot", "comparisons", "lowest_bit", "maximum", "sort_stages", "sorted_keys", "stage_sizes"]
 
 U = np.uint64
-_PAIRS_UP_TO = 16  # columns compared all with all; wider rows play a tournament
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def _indicators(session: Session, x: Tensor, values: NDArray[np.int64], bits: in
 
 def comparisons(columns: int) -> int:
     """Comparisons that `argmax_onehot` makes at once for one row."""
-    return max(1, columns * (columns - 1) // 2) if columns <= _PAIRS_UP_TO else columns
+    return max(1, columns * (columns - 1) // 2) if columns <= MOST_COLUMNS else columns
 
 
 def argmax_onehot(session: Session, x: Tensor) -> Protocol[Tensor]:
@@ -84,23 +84,16 @@ def argmax_onehot(session: Session, x: Tensor) -> Protocol[Tensor]:
     if columns == 1:
         return session.local(lambda: np.ones((rows, 1), U) if session.leader else np.zeros((rows, 1), U), (rows, 1))
     bits = max(1, (columns - 1).bit_length())
-    if columns > _PAIRS_UP_TO:
+    if columns > MOST_COLUMNS:
         return (yield from _tournament_onehot(session, x, bits))
-    first, second = np.triu_indices(columns, 1)
-    pairs = len(first)
-    gaps = session.local(lambda x: (x[:, first] - x[:, second]).reshape(-1), (rows * pairs,), x)
-    found = yield from compare(session, gaps, np.zeros(1, U))
-
-    def wins(b: Array) -> Array:
-        b = b.reshape(rows, pairs)
-        lost = (U(1) if session.leader else U(0)) - b
-        out = np.zeros((rows, columns), U)
-        for k in range(pairs):
-            out[:, first[k]] += b[:, k]
-            out[:, second[k]] += lost[:, k]
-        return out.reshape(-1)
-
-    count = session.local(wins, (rows * columns,), bit_share(session, found))
+    pairs = comparisons(columns)
+    entry = Pairs(comparison(session, rows * pairs, flips="u1"), rows, columns)
+    shares = session.deal(entry)
+    (c,) = yield [Item("pairs", session.local(np.add, (rows, columns), x, shares[0]))]
+    gaps = session.local(pair_differences, (rows * pairs,), c)
+    found = yield from tail(session, entry.comparison, shares, gaps, np.zeros(1, U))
+    wins = tally(session, bit_share(session, found), 0, (1, -1), rows, columns)
+    count = session.local(lambda v: v.reshape(-1), Spec((rows * columns,), "u1"), wins)
     hot = yield from _indicators(session, count, np.array([columns - 1]), bits)
     return session.local(lambda h: h.reshape(rows, columns), (rows, columns), hot)
 

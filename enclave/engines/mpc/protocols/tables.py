@@ -12,7 +12,7 @@ import numpy as np
 
 from enclave.engines.mpc.tape import Array
 
-__all__ = ["ONE_BITS", "TABLE_BITS", "cos_sin", "exponential"]
+__all__ = ["ONE_BITS", "TABLE_BITS", "cos_sin", "exponential", "exponential_to_16"]
 
 ONE_BITS = 30  # a table's 1.0 is 2^30
 TABLE_BITS = 12  # arguments are looked up in two digits of 12 bits
@@ -106,3 +106,21 @@ def exponential(words: Array, bits: int) -> Array:
     high, low = _digits(words, bits)
     # 2^31.5 * 2^30 would pass 2^61: one factor loses its last bit.
     return ((_powers(TABLE_BITS)[high] >> 1) * _powers(2 * TABLE_BITS)[low]) >> (ONE_BITS - 1)
+
+
+def exponential_to_16(words: Array, bits: int) -> Array:
+    """e^((word mod 2^(bits + 4)) / 2^bits): int64 at 2^13, in [1, e^16); relative error 2^-13."""
+    whole = (words >> np.uint64(bits)) & np.uint64(15)
+    fraction = exponential(words, bits) >> (ONE_BITS - 24)
+    return np.asarray((_integer_powers()[whole.astype(np.intp)] * fraction + (1 << 24)) >> 25)
+
+
+@lru_cache(maxsize=1)
+def _integer_powers() -> Array:
+    """e^j at 2^14, j < 16."""
+    e = _exp_series(1 << _WORK)
+    values, value = [], 1 << _WORK
+    for _ in range(16):
+        values.append(value >> (_WORK - 14))
+        value = value * e >> _WORK
+    return np.array(values, np.int64)
