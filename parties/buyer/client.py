@@ -158,6 +158,8 @@ class Buyer(AbstractContextManager["Buyer"]):
         lifetime_s: float = 86_400,
         wait_s: float = 0,
         mock: bool = False,
+        deal_ahead: bool = False,
+        prepare: bool = False,
     ) -> JobResult:
         """Scores a model on owners' rows. Only the metrics come back (and row predictions, where allowed).
 
@@ -168,16 +170,18 @@ class Buyer(AbstractContextManager["Buyer"]):
             frac_bits: of fixed point; None: 20, or fewer where the model and the declared ranges need the room.
             wait_s: how long to wait where an owner approves by hand.
             mock: first run the job here, in plaintext, on the data sets' mock twins.
+            deal_ahead: have the dealer deal to the parties' disks before the session, so that it waits for nobody.
+            prepare: do no more than that: `result` starts the job, NotReady says so.
 
         Raises: NotReady when a person must still approve (`result` goes on later), PolicyRefused, BadModel,
             BadData, RangeExceeded, SessionError.
         """
         _warm_up()
-        terms = self._terms(frac_bits, block_rows, purpose, lifetime_s)
+        terms = self._terms(frac_bits, block_rows, purpose, lifetime_s, deal_ahead or prepare)
         draft = preparing.evaluation(
             self._parties(data, dealer, None), _encoding(encoding), model, metrics, predictions, terms
         )
-        return self._run_new(draft, wait_s, mock=mock)
+        return self._run_new(draft, wait_s, mock=mock, prepare=prepare)
 
     def predict(self, model: Any, *, data: Sequence[str], encoding: Encoding | Path | str, **options: Any) -> JobResult:
         """A prediction for every row, where the owners' policies allow it; options as for `evaluate`."""
@@ -197,6 +201,8 @@ class Buyer(AbstractContextManager["Buyer"]):
         lifetime_s: float = 86_400,
         wait_s: float = 0,
         mock: bool = False,
+        deal_ahead: bool = False,
+        prepare: bool = False,
     ) -> JobResult:
         """Trains a model on the rows of all owners together, and of the buyer if `rows` is given.
 
@@ -208,13 +214,14 @@ class Buyer(AbstractContextManager["Buyer"]):
         Raises: as `evaluate`.
         """
         _warm_up()
-        terms = self._terms(frac_bits, 4096, purpose, lifetime_s)
+        terms = self._terms(frac_bits, 4096, purpose, lifetime_s, deal_ahead or prepare)
         given = _encoding(encoding)
         own = preparing.own_rows(rows, given)
         draft = preparing.training(
             self._parties(data, dealer, None), given, schedule, metrics, 0 if own is None else own.rows, terms
         )
-        return self._run_new(replace(draft, own=own, own_path=None if rows is None else str(rows)), wait_s, mock=mock)
+        draft = replace(draft, own=own, own_path=None if rows is None else str(rows))
+        return self._run_new(draft, wait_s, mock=mock, prepare=prepare)
 
     def result(self, job_id: str, *, wait_s: float = 0) -> JobResult:
         """The result of a finished job; a job that waited for approval is run first, if it now has it.
@@ -249,19 +256,22 @@ class Buyer(AbstractContextManager["Buyer"]):
         Args: job_id: the id, or enough of its first digits.
         Raises: Refused: the job's result was released already.
         """
+        from enclave.executor.dealing import shelf_of
+
         folder = self._folders.get(job_id)
         with self._book() as book:
             if book.find(folder.job_id) is None:
                 # Left by a command that died before it proposed the job. It must not be proposed by the next.
                 book.propose(folder.signed(), folder.spec())
             record = book.withdraw(folder.job_id, self.name)
+            shelf_of(self._identity.home).discard(folder.job_id)
             self._report("collecting the receipt", 0, 0, 0)
             ended = self._closing(book).close(folder)
         states = {name: said.state for name, said in ended.statements.items()}
         return Withdrawal(folder.job_id, record.state, states, ended.receipt, ended.problems)
 
     # ---- how
-    def _run_new(self, draft: Draft, wait_s: float, *, mock: bool) -> JobResult:
+    def _run_new(self, draft: Draft, wait_s: float, *, mock: bool, prepare: bool) -> JobResult:
         if mock:
             from parties.buyer.trial import outcome, rehearse
 
@@ -272,9 +282,9 @@ class Buyer(AbstractContextManager["Buyer"]):
         folder = self._folders.create(draft.spec.job_id)
         preparing.store(draft, folder, self._identity)
         with self._book() as book:
-            return self._run(draft, folder, book, wait_s)
+            return self._run(draft, folder, book, wait_s, prepare=prepare)
 
-    def _run(self, draft: Draft, folder: JobFolder, book: Book, wait_s: float) -> JobResult:
+    def _run(self, draft: Draft, folder: JobFolder, book: Book, wait_s: float, *, prepare: bool = False) -> JobResult:
         from parties.buyer.finishing import conclude
         from parties.buyer.running import Run
 
@@ -289,6 +299,13 @@ class Buyer(AbstractContextManager["Buyer"]):
         )
         try:
             run.admit(wait_s)
+            run.deal()
+            if prepare:
+                raise NotReady(
+                    f"job {folder.job_id} was dealt ahead and waits for its start",
+                    job_id=folder.job_id,
+                    hint=f"`enclave buyer result {folder.job_id}` starts it",
+                )
             finished = run.perform(draft.inputs())
         except EnclaveError as error:
             self._close(folder, book, error)
@@ -328,11 +345,16 @@ class Buyer(AbstractContextManager["Buyer"]):
         )
 
     def _terms(
-        self, frac_bits: int | None = None, block_rows: int = 4096, purpose: str = "", lifetime_s: float = 86_400
+        self,
+        frac_bits: int | None = None,
+        block_rows: int = 4096,
+        purpose: str = "",
+        lifetime_s: float = 86_400,
+        deal_ahead: bool = False,
     ) -> Terms:
         if not math.isfinite(lifetime_s) or lifetime_s < 1:
             raise BadInput(f"a job must live at least 1 s, found {lifetime_s}")
-        return Terms(self._clock.unix_s(), int(lifetime_s), frac_bits, block_rows, purpose)
+        return Terms(self._clock.unix_s(), int(lifetime_s), frac_bits, block_rows, purpose, deal_ahead)
 
     def _book(self) -> Book:
         # Not at the top: the store brings SQLAlchemy with it, which a quote or a listing of data sets does not need.

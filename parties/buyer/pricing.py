@@ -22,9 +22,12 @@ def plan_of(spec: JobSpec) -> Plan:
 
 
 def cost_of(plan: Plan, spec: JobSpec) -> Cost:
-    """Rounds and bytes of a plan, by the names of the parties."""
+    """Rounds and bytes of a job's session, by the names of the parties; without what is dealt ahead of it."""
     names = [party.name for party in spec.parties]
-    return Cost(plan.rounds, {(names[a], names[b]): size for (a, b), size in plan.link_bytes.items() if size})
+    links = {(a, b): size for (a, b), size in plan.link_bytes.items() if size}
+    if spec.deal_ahead:
+        links = {(a, b): size for (a, b), size in links.items() if a != plan.parties}
+    return Cost(plan.rounds, {(names[a], names[b]): size for (a, b), size in links.items()})
 
 
 def price(draft: Draft, *, bandwidth_bps: float, latency_s: float) -> Quote:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from enclave.clock import Clock
 from enclave.errors import EnclaveError, NotReady, PolicyRefused, SessionError, Untrusted
+from enclave.executor.dealing import shelf_of
 from enclave.executor.orders import Failure, Outcome
 from enclave.identity import Identity, TrustStore
 from enclave.messages import Decision, JobSpec, Reason, Signed
@@ -129,6 +130,33 @@ class Run:
             raise error
         return [name for name, decision in decisions.items() if decision.state == "PROPOSED"]
 
+    def deal(self) -> None:
+        """Has the admitted job dealt ahead, if it says so and was not yet; raises NotReady when that failed for now."""
+        from parties.buyer.dealing import deal, is_dealt
+
+        if not self.spec.deal_ahead:
+            return
+        # What commands that died have left.
+        open_jobs = self._book.jobs.list(("PROPOSED", "ADMITTED", "RUNNING", "SEALED"))
+        shelf_of(self._identity.home).sweep({record.job_id for record in open_jobs})
+        if is_dealt(self.spec, self._identity, self.clients):
+            return
+        try:
+            deal(
+                self.signed,
+                self.spec,
+                identity=self._identity,
+                trust=self._trust,
+                clients=self.clients,
+                locate=self._locate,
+                report=self._report,
+            )
+        except NotReady:
+            raise
+        except EnclaveError as error:
+            self.abandon(error)
+            raise
+
     # ---- the session
     def perform(self, inputs: Inputs) -> Finished:
         """Starts the job everywhere and runs this party's own rank.
@@ -214,6 +242,7 @@ class Run:
             refusals: the rules that decided, by node, if the job was refused.
         """
         everywhere(_withdraw(self.spec.job_id), self.clients)
+        shelf_of(self._identity.home).discard(self.spec.job_id)
         reasons: tuple[Reason, ...] = (Reason(error.code, error.public[:500]),)
         refused = isinstance(error, PolicyRefused)
         if refused and refusals:

@@ -80,6 +80,7 @@ class Terms:
     frac_bits: int | None = None
     block_rows: int = 4096
     purpose: str = ""
+    deal_ahead: bool = False
 
 
 def split_data(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -197,6 +198,7 @@ def job_spec(
             purpose=terms.purpose,
             block_rows=terms.block_rows,
             buyer_rows=buyer_rows,
+            deal_ahead=terms.deal_ahead,
         )
     except BadSpec as error:
         raise BadInput(error.public, hint=error.hint, code=error.code) from error

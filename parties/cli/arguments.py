@@ -216,6 +216,12 @@ def _conduct(leaf: argparse.ArgumentParser) -> None:
         "--wait", type=duration_s, default=0.0, metavar="TIME", help="how long to wait for approval, default 0s"
     )
     leaf.add_argument(
+        "--deal-ahead", action="store_true", help="deal to the parties' disks first, so that the job itself is shorter"
+    )
+    leaf.add_argument(
+        "--prepare", action="store_true", help="deal ahead and stop there; `enclave buyer result` starts the job"
+    )
+    leaf.add_argument(
         "--expires", type=duration_s, default="1d", metavar="TIME", help="lifetime of the job, default 1d"
     )
     leaf.add_argument(

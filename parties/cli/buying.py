@@ -289,6 +289,8 @@ def _conduct(args: Namespace) -> dict[str, Any]:
         "frac_bits": args.frac_bits,
         "purpose": args.purpose,
         "lifetime_s": args.expires,
+        "deal_ahead": args.deal_ahead,
+        "prepare": args.prepare,
         "wait_s": args.wait,
         "mock": args.mock,
     }
