@@ -19,7 +19,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import algorithms
 from numpy.typing import NDArray
 
-from enclave.engines.mpc.kernels import portable
+from enclave.engines.mpc.kernels import portable, portable_dcf
 
 if TYPE_CHECKING:
     from enclave.engines.mpc.kernels import _native as native
@@ -34,7 +34,18 @@ else:
     except ImportError:  # installed without a compiler
         native = None
 
-__all__ = ["LEVEL", "AesKey", "Operation", "from_planes", "matmul", "pack_bits", "run_program", "to_planes"]
+__all__ = [
+    "LEVEL",
+    "AesKey",
+    "Operation",
+    "dcf_evaluate",
+    "dcf_keys",
+    "from_planes",
+    "matmul",
+    "pack_bits",
+    "run_program",
+    "to_planes",
+]
 
 Words = NDArray[np.uint64]
 
@@ -54,11 +65,11 @@ class Operation(IntEnum):
 class AesKey:
     """An AES-128 key, expanded once."""
 
-    __slots__ = ("_algorithm", "_schedule")
+    __slots__ = ("algorithm", "schedule")
 
     def __init__(self, key: bytes) -> None:
-        self._schedule = native.expand_key(key) if _NATIVE_AES else b""
-        self._algorithm = None if _NATIVE_AES else algorithms.AES(key)
+        self.schedule = native.expand_key(key) if _NATIVE_AES else b""
+        self.algorithm = None if _NATIVE_AES else algorithms.AES(key)
 
     def __repr__(self) -> str:
         return "AesKey(<redacted>)"
@@ -71,10 +82,10 @@ class AesKey:
         Args:
             out: contiguous and writable.
         """
-        if self._algorithm is None:
-            native.aes_ctr(self._schedule, stream, offset, out, operation)
+        if self.algorithm is None:
+            native.aes_ctr(self.schedule, stream, offset, out, operation)
         else:
-            portable.aes_ctr(self._algorithm, stream, offset, out, operation)
+            portable.aes_ctr(self.algorithm, stream, offset, out, operation)
 
 
 def to_planes(words: Words) -> Words:
@@ -142,3 +153,66 @@ def run_program(
     run = portable.run_program if native is None else native.run_program
     run(code, registers, one, tuple(inputs), tuple(outputs), results)
     return results
+
+
+def dcf_keys(
+    hashes: Sequence[AesKey], levels: int, alphas: Words, betas: Words, roots: Sequence[Words]
+) -> tuple[Words, Words]:
+    """What both parties need beside their roots to evaluate x -> beta ([x < alpha] - top bit of alpha) in shares.
+
+    A half-tree (Guo et al., EUROCRYPT 2023) whose nodes yield words as in an incremental point function (Boneh et al.,
+    S&P 2021). Security: seeds of 127 bits; AES under the public `hashes` as a random permutation, made circular
+    correlation robust by x -> AES(sigma(x)) ^ sigma(x) (Guo, Katz, Wang, Yu, S&P 2020).
+
+    Args:
+        hashes: public keys, the first for seeds, then one for each two words of beta, rounded up.
+        levels: bits of alpha, 1 to 64.
+        alphas: (n,), below 2^levels. betas: (p, n), p from 1 to 4.
+        roots: two (n, 2) arrays of uniform words, but for the lowest bit of each first word: 0 in the first array, 1
+            in the second.
+
+    Returns:
+        (levels, n, 2) corrections of seeds and (levels, p, n) corrections of words.
+    """
+    _check_hashes(hashes, len(betas), levels)
+    n = alphas.size
+    seeds, values = np.empty((levels, n, 2), np.uint64), np.empty((levels, len(betas), n), np.uint64)
+    alphas, betas = np.ascontiguousarray(alphas), np.ascontiguousarray(betas)
+    first, second = map(np.ascontiguousarray, roots)
+    if _NATIVE_AES:
+        schedules = tuple(key.schedule for key in hashes)
+        native.dcf_keys(schedules, levels, alphas, betas, first, second, seeds, values)
+    else:
+        algorithms = [key.algorithm for key in hashes if key.algorithm is not None]
+        portable_dcf.dcf_keys(algorithms, levels, alphas, betas, (first, second), seeds, values)
+    return seeds, values
+
+
+def dcf_evaluate(
+    hashes: Sequence[AesKey], party: int, points: Words, roots: Words, seeds: Words, values: Words
+) -> Words:
+    """(p, n) words, additive shares of beta ([x < alpha] - top bit of alpha) for x = `points`; see `dcf_keys`.
+
+    Args:
+        party: 0 or 1, with that party's roots.
+        points: (n,); bits from `levels` on are ignored.
+    """
+    levels, payload, n = values.shape
+    _check_hashes(hashes, payload, levels)
+    sums = np.empty((payload, n), np.uint64)
+    points, roots, seeds, values = map(np.ascontiguousarray, (points, roots, seeds, values))
+    if _NATIVE_AES:
+        schedules = tuple(key.schedule for key in hashes)
+        native.dcf_evaluate(schedules, levels, party, points, roots, seeds, values, sums)
+    else:
+        algorithms = [key.algorithm for key in hashes if key.algorithm is not None]
+        portable_dcf.dcf_evaluate(algorithms, levels, party, points, roots, seeds, values, sums)
+    return sums
+
+
+def _check_hashes(hashes: Sequence[AesKey], payload: int, levels: int) -> None:
+    expected = 1 + -(-payload // 2)
+    if not (1 <= payload <= 4 and 1 <= levels <= 64 and len(hashes) == expected):
+        raise ValueError(
+            f"expected 1 to 4 words, 1 to 64 levels and {expected} hashes, found {payload}, {levels}, {len(hashes)}"
+        )

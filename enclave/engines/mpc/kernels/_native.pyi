@@ -24,3 +24,25 @@ def run_program(
     /,
 ) -> None: ...
 def matmul(x: Words, y: Words, out: Words, accumulate: bool, /) -> None: ...
+def dcf_keys(
+    schedules: tuple[bytes, ...],
+    levels: int,
+    alphas: Words,
+    betas: Words,
+    roots0: Words,
+    roots1: Words,
+    seeds: Words,
+    values: Words,
+    /,
+) -> None: ...
+def dcf_evaluate(
+    schedules: tuple[bytes, ...],
+    levels: int,
+    party: int,
+    points: Words,
+    roots: Words,
+    seeds: Words,
+    values: Words,
+    sums: Words,
+    /,
+) -> None: ...

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclave.engines.mpc import kernels
-from enclave.engines.mpc.kernels import AesKey, Operation, portable
+from enclave.engines.mpc.kernels import AesKey, Operation, portable, portable_dcf
 from enclave.engines.mpc.random import KeyStream
 
 U = np.uint64
@@ -251,6 +251,69 @@ def test_products_of_unfit_shapes_are_refused(shapes: tuple[tuple[int, int], ...
         kernels.matmul(x, y, out)
 
 
+# ---- distributed comparison functions
+
+
+def roots_of(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    first, second = rng.integers(0, 2**64, (2, n, 2), U)
+    first[:, 0] &= ~U(1)
+    second[:, 0] |= U(1)
+    return first, second
+
+
+def hash_bytes(payload: int) -> list[bytes]:
+    return [bytes([i + 1]) * 16 for i in range(1 + -(-payload // 2))]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 70), st.sampled_from([1, 2, 7, 63, 64]), st.integers(1, 4), st.integers(0, 2**32))
+def test_comparison_functions(n: int, levels: int, payload: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    full = 2**levels - 1
+    alphas, betas = rng.integers(0, full, n, U, endpoint=True), rng.integers(0, 2**64, (payload, n), U)
+    alphas[:3] = np.array([0, full, full // 2], U)[:n]
+    roots, hashes = roots_of(rng, n), [AesKey(key) for key in hash_bytes(payload)]
+    plain = [algorithms.AES(key) for key in hash_bytes(payload)]
+    seeds, values = kernels.dcf_keys(hashes, levels, alphas, betas, roots)
+    same = np.empty_like(seeds), np.empty_like(values)
+    portable_dcf.dcf_keys(plain, levels, alphas, betas, roots, *same)
+    assert np.array_equal(seeds, same[0]) and np.array_equal(values, same[1])
+    near = [alphas, (alphas + U(1)) & U(full), (alphas - U(1)) & U(full), alphas ^ U(full)]
+    edges = [np.zeros(n, U), np.full(n, full, U), rng.integers(0, full, n, U, endpoint=True)]
+    for points in near + edges:
+        shares = [kernels.dcf_evaluate(hashes, party, points, roots[party], seeds, values) for party in (0, 1)]
+        for party in (0, 1):
+            other = np.empty_like(shares[0])
+            portable_dcf.dcf_evaluate(plain, levels, party, points, roots[party], seeds, values, other)
+            assert np.array_equal(shares[party], other)
+        total = (shares[0] + shares[1]).T.tolist()
+        for alpha, point, beta, found in zip(*(a.tolist() for a in (alphas, points, betas.T)), total, strict=True):
+            weight = int(point < alpha) - (alpha >> (levels - 1))
+            assert found == [weight * b % 2**64 for b in beta]
+
+
+def test_what_one_party_sees_of_a_comparison_function_does_not_depend_on_alpha() -> None:
+    """Ones in the corrections: near half for alpha and beta at both extremes. A constant where hashes belong fails."""
+    n, levels = 400, 63
+    rng = np.random.default_rng(5)
+    roots, hashes = roots_of(rng, n), [AesKey(key) for key in hash_bytes(2)]
+    for alpha, beta in [(0, 0), (2**63 - 1, 2**64 - 1), (1, 1)]:
+        seeds, values = kernels.dcf_keys(hashes, levels, np.full(n, alpha, U), np.full((2, n), beta, U), roots)
+        for bits in (np.unpackbits(seeds.view(np.uint8)), np.unpackbits(values.view(np.uint8))):
+            assert abs(bits.mean() - 0.5) < 5 * 0.5 / bits.size**0.5
+
+
+def test_unfit_comparison_functions_are_refused() -> None:
+    roots = roots_of(np.random.default_rng(5), 2)
+    hashes = [AesKey(key) for key in hash_bytes(1)]
+    for levels, payload in [(0, 1), (65, 1), (5, 0), (5, 3), (5, 5)]:
+        with pytest.raises(ValueError):
+            kernels.dcf_keys(hashes, levels, np.zeros(2, U), np.zeros((payload, 2), U), roots)
+    seeds, values = kernels.dcf_keys(hashes, 5, np.zeros(2, U), np.zeros((1, 2), U), roots)
+    with pytest.raises(ValueError):
+        kernels.dcf_evaluate(hashes, 0, np.zeros(3, U), roots[0], seeds, values)
+
+
 # ---- all levels of the extension, and numpy, in processes of their own
 
 FINGERPRINT = """
@@ -282,6 +345,11 @@ def fingerprint() -> str:
     for n, depth, m in [(1, 300, 40), (40, 300, 1), (37, 300, 41), (2, 3, 2)]:
         x, y = rng.integers(0, 2**64, (n, depth), U), rng.integers(0, 2**64, (m, depth), U).T
         digest.update(kernels.matmul(x, y, x[:, :1] * y[:1], accumulate=True))
+    points, hashes = rng.integers(0, 2**64, 37, U), [AesKey(key) for key in hash_bytes(3)]
+    roots = roots_of(rng, 37)
+    key = kernels.dcf_keys(hashes, 63, points >> U(1), rng.integers(0, 2**64, (3, 37), U), roots)
+    for part in (*key, kernels.dcf_evaluate(hashes, 1, points >> U(2), roots[1], *key)):
+        digest.update(part)
     return f"{kernels.LEVEL} {digest.hexdigest()}"
 
 

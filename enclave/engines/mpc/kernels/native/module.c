@@ -54,6 +54,8 @@ static PyMethodDef methods[] = {
     {"from_planes", (PyCFunction)(void (*)(void))py_from_planes, METH_FASTCALL, NULL},
     {"pack_bits", (PyCFunction)(void (*)(void))py_pack_bits, METH_FASTCALL, NULL},
     {"matmul", (PyCFunction)(void (*)(void))py_matmul, METH_FASTCALL, NULL},
+    {"dcf_keys", (PyCFunction)(void (*)(void))py_dcf_keys, METH_FASTCALL, NULL},
+    {"dcf_evaluate", (PyCFunction)(void (*)(void))py_dcf_evaluate, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 
