@@ -20,7 +20,7 @@ import math
 
 from enclave.engines.interface import Engine, FloatArray, Secret
 from enclave.messages import Training
-from enclave.workloads.dense import DenseNetwork
+from enclave.workloads.trainable import TrainableNetwork
 from enclave.workloads.watch import Watch
 
 __all__ = ["Descent"]
@@ -34,9 +34,18 @@ class Descent:
 
     Args:
         watch: is shown what a training that diverges spoils first.
+        start: the first weights, flat, where they are not the public ones of the training's seed.
     """
 
-    def __init__(self, engine: Engine, network: DenseNetwork, training: Training, watch: Watch | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        network: TrainableNetwork,
+        training: Training,
+        watch: Watch | None = None,
+        *,
+        start: Secret | None = None,
+    ) -> None:
         self._engine, self._network, self._training, self.watch = engine, network, training, watch
         fraction, exponent = math.frexp(training.learning_rate / training.batch_rows)
         shift = -exponent
@@ -46,12 +55,12 @@ class Descent:
         self._decay = network.decayed()
         self._velocity: Secret | None = None
         # Where only shapes are known the values are not made: a plan must not cost what its model costs.
-        self._weights: Secret = (
-            engine.zeros((network.size,)) if engine.rank is None else engine.public(network.initial(training.init_seed))
-        )
+        if start is None and engine.rank is None:
+            start = engine.zeros((network.size,))
+        self._weights = engine.public(network.initial(training.init_seed)) if start is None else start
 
     def step(self, x: Secret, y: Secret) -> None:
-        """One batch: forward, backward, update. x (rows, width), y (rows, outputs); classes are integers."""
+        """One batch: forward, backward, update. x (rows, *input shape), y (rows, outputs); classes are integers."""
         engine, network = self._engine, self._network
         weights, velocity = self._settled()
         named = network.unflatten(engine, weights)

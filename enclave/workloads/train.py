@@ -24,13 +24,13 @@ from enclave.errors import BadSpec
 from enclave.messages import JobSpec, Training
 from enclave.metrics import flagged, truth
 from enclave.workloads.blocks import Segment, batches
-from enclave.workloads.dense import DenseNetwork
 from enclave.workloads.descent import Descent
 from enclave.workloads.evaluate import score
 from enclave.workloads.inputs import Inputs
 from enclave.workloads.public_random import public_permutation
 from enclave.workloads.specification import class_count, row_holders
 from enclave.workloads.standardise import Standardiser
+from enclave.workloads.trainable import TrainableNetwork
 from enclave.workloads.watch import Watch, weight_limit
 
 __all__ = ["train"]
@@ -40,7 +40,7 @@ def train(engine: Engine, spec: JobSpec, inputs: Inputs) -> dict[str, Secret]:
     """The outputs of a training by name, as secrets; "model" holds all weights, flat, for rows in column units."""
     if spec.training is None:
         raise BadSpec("a training job needs a training section")
-    network = DenseNetwork(spec.architecture)
+    network = TrainableNetwork(spec.architecture)
     standardiser = Standardiser(engine, spec, inputs) if spec.encoding.standardise else None
     data = _Batches(engine, spec, inputs, standardiser)
     steps = spec.training.epochs * sum(segment.count for segment in data.segments)
@@ -57,8 +57,8 @@ def train(engine: Engine, spec: JobSpec, inputs: Inputs) -> dict[str, Secret]:
             found = score(engine, spec, inputs, weights, standardiser)
             found = {name: flagged(engine, value, calm) for name, value in found.items()}
     if standardiser is not None:
-        first = network.layers[0]
-        assert first.bias is not None  # check_spec
+        first = network.first_linear
+        assert first is not None and first.weight is not None and first.bias is not None  # check_spec
         folded = standardiser.fold(engine, weights[first.weight], weights[first.bias])
         weights = {**weights, first.weight: folded[0], first.bias: folded[1]}
     found["model"] = flagged(engine, network.flatten(engine, weights), calm, mark=-2.0 * weight_limit(spec.frac_bits))
@@ -90,7 +90,7 @@ class _Batches:
     def __init__(self, engine: Engine, spec: JobSpec, inputs: Inputs, standardiser: Standardiser | None) -> None:
         assert spec.training is not None
         self._engine, self._standardiser = engine, standardiser
-        self._width, self._classes = spec.encoding.width, class_count(spec)
+        self._row, self._classes = tuple(spec.architecture.input_shape), class_count(spec)
         self._ranks = [rank for rank, _ in row_holders(spec)]
         self.segments: Sequence[Segment] = batches([n for _, n in row_holders(spec)], spec.training.batch_rows)
         self._local: list[tuple[FloatArray, AnyArray] | None] = []
@@ -111,7 +111,10 @@ class _Batches:
         return truth(targets, self._classes).reshape(len(targets), -1)
 
     def get(self, segment: int, index: int) -> tuple[Secret, Secret]:
-        """Batch `index` of a segment, x (rows, width) and y (rows, outputs), numbers."""
+        """Batch `index` of a segment, x (rows, *input shape), numbers, and y (rows, outputs).
+
+        A mask belongs to a tensor: rows take the shape of their first layer here, once, and not in every step.
+        """
         if (segment, index) not in self._made:
             self._made[segment, index] = self._make(self.segments[segment], index)
         return self._made[segment, index]
@@ -129,7 +132,8 @@ class _Batches:
                 values = (
                     (None, None) if local is None else (local[0][start : start + size], local[1][start : start + size])
                 )
-                xs.append(engine.private(values[0], (size, self._width), rank))
+                shape = (size, *self._row)
+                xs.append(engine.private(None if values[0] is None else values[0].reshape(shape), shape, rank))
                 ys.append(engine.private(values[1], (size, width), rank, integer=self._classes is not None))
         x = xs[0] if len(xs) == 1 else engine.concat(xs, axis=0)
         y = ys[0] if len(ys) == 1 else engine.concat(ys, axis=0)

@@ -18,16 +18,17 @@ from enclave.messages import Architecture, JobSpec, Layer, Training
 from enclave.models import dense_architecture
 from enclave.workloads import Result, release
 from enclave.workloads.blocks import batches
-from enclave.workloads.dense import DenseNetwork
+from enclave.workloads.network import without_final
 from enclave.workloads.public_random import public_permutation, public_uniform
+from enclave.workloads.trainable import TrainableNetwork
 from tests.enclave.workloads.made_jobs import classes, holders, job, number, result, sealed
+from tests.enclave.workloads.test_trainable import in_torch
 
 LOSSES = {
     "squared": lambda z, y: ((z[:, 0] - y) ** 2).mean() / 2,
     "logistic": lambda z, y: torch.nn.functional.binary_cross_entropy_with_logits(z[:, 0], y.double()),
     "cross_entropy": torch.nn.functional.cross_entropy,
 }
-ACTIVATIONS = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 
 def torch_batches(spec: JobSpec, x: NDArray[np.float64], y: NDArray[Any]) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -50,23 +51,22 @@ def torch_training(spec: JobSpec, x: NDArray[np.float64], y: NDArray[Any]) -> di
     """torch.optim.SGD on the same start and the same batches, in float64."""
     training = spec.training
     assert training is not None
-    network, start, weights = DenseNetwork(spec.architecture), 0, dict[str, torch.Tensor]()
+    network, start, weights = TrainableNetwork(spec.architecture), 0, dict[str, torch.Tensor]()
     flat = network.initial(training.init_seed)
     for name, shape in network.parameters:
         size = int(np.prod(shape))
         weights[name] = torch.from_numpy(flat[start : start + size].reshape(shape).copy()).requires_grad_()
         start += size
-    decayed = [weights[layer.weight] for layer in network.layers]
-    free = [weights[layer.bias] for layer in network.layers if layer.bias is not None]
-    groups = [{"params": decayed, "weight_decay": training.l2}, {"params": free, "weight_decay": 0.0}]
+    decayed = {step.weight for step in network.weighted}
+    groups = [
+        {"params": [w for name, w in weights.items() if name in decayed], "weight_decay": training.l2},
+        {"params": [w for name, w in weights.items() if name not in decayed], "weight_decay": 0.0},
+    ]
+    body = without_final(spec.architecture, ("sigmoid", "softmax"))
     descent = torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum)
     for _ in range(training.epochs):
         for xb, yb in torch_batches(spec, x, y):
-            z = xb
-            for layer in network.layers:
-                z = z @ weights[layer.weight]
-                z = z if layer.bias is None else z + weights[layer.bias]
-                z = z if layer.activation is None else ACTIVATIONS[layer.activation](z)
+            z = in_torch(body, weights, xb.reshape(len(xb), *body.input_shape))
             descent.zero_grad()
             LOSSES[training.loss](z, yb).backward()
             descent.step()
@@ -225,8 +225,8 @@ def test_public_numbers_are_fixed_for_ever() -> None:
 
 
 def test_different_layers_start_differently() -> None:
-    network = DenseNetwork(dense_architecture(4, [4], 4))
+    network = TrainableNetwork(dense_architecture(4, [4], 4))
     start = network.initial(0)
     assert not np.array_equal(start[:16], start[20:36])
     assert not np.array_equal(start, network.initial(1))
-    assert not DenseNetwork(dense_architecture(4, [], 4)).initial(0).any()
+    assert not TrainableNetwork(dense_architecture(4, [], 4)).initial(0).any()
