@@ -255,8 +255,11 @@ class Engine(Protocol):
 
     def tanh(self, x: Secret) -> Secret: ...
 
-    def softmax(self, x: Secret, *, frac_bits: int | None = None) -> Secret:
-        """Along the last axis, for any gap between its inputs, with as many fractional bits as are wanted."""
+    def softmax(self, x: Secret, *, frac_bits: int | None = None, lazy: bool = False) -> Secret:
+        """Along the last axis, for any gap between its inputs, with as many fractional bits as are wanted.
+
+        A lazy one has the many bits that it was computed with: it may be released, or subtracted from below 1.
+        """
         ...
 
     def reciprocal(self, x: Secret, low: float, high: float) -> Secret:

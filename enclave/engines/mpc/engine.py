@@ -17,7 +17,9 @@ from enclave.engines.mpc.linear import CHUNK, LinearEngine
 from enclave.engines.mpc.protocols import division, saturating, selection, smooth
 from enclave.engines.mpc.protocols.arithmetic import truncate
 from enclave.engines.mpc.protocols.comparison import Bits, bit_share, compare, gated, relu
+from enclave.engines.mpc.protocols.pairs import MOST_COLUMNS
 from enclave.engines.mpc.protocols.pooling import Tournament, maximum_gradient, maximum_with_bits
+from enclave.engines.mpc.protocols.softmax import RATIO_BITS, softmax
 from enclave.engines.mpc.session import Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Array
 from enclave.engines.mpc.tensor import RingTensor
@@ -237,26 +239,47 @@ class MpcEngine(LinearEngine):
         f = self._frac_bits if frac_bits is None else frac_bits
         return self._flat(x, lambda a: saturating.curve(self.session, a, function, x.frac_bits, f), f)
 
-    def softmax(self, x: RingTensor, *, frac_bits: int | None = None) -> RingTensor:
-        """See `Engine.softmax`: e^(x - max) over its sum, which lies in [1, columns]."""
-        found, bits = self._softmax(x), self._frac_bits if frac_bits is None else frac_bits
-        if bits == self._frac_bits:
+    def softmax(self, x: RingTensor, *, frac_bits: int | None = None, lazy: bool = False) -> RingTensor:
+        """See `Engine.softmax`."""
+        found = self._softmax(x)
+        if lazy:
             return found
-        share = self._run(truncate(self.session, found.share, self._frac_bits - bits))
+        bits = self._frac_bits if frac_bits is None else frac_bits
+        share = found.share
+        if found.frac_bits > bits:
+            share = self._run(truncate(self.session, share, found.frac_bits - bits))
         return self._new(share, x.shape, bits)
 
     def _softmax(self, x: RingTensor) -> RingTensor:
+        """Pending, when the rows are narrow."""
         columns = x.shape[-1]
         rows = x.size // columns
-        flat = self._number(x).reshaped((rows, columns))
-        top = self.sum(self.mul(self.argmax_onehot(flat), flat), axis=1, keepdims=True)
-        gaps = self.sub(flat, top)
-        weights = self._flat(gaps, lambda a: smooth.exp_of_negative(self.session, a, self._frac_bits), self._frac_bits)
+        if columns == 1:
+            return self._public(np.ones(x.shape), self._frac_bits)
+        x = x if x.pending else self._number(x)
+        if columns > MOST_COLUMNS:
+            return self._wide_softmax(self._number(x).reshaped((rows, columns))).reshaped(x.shape)
+        step = max(1, CHUNK // 4 // selection.comparisons(columns))
+        pieces = []
+        for start in range(0, rows, step):
+            count = min(step, rows - start)
+            part = self.session.local(
+                lambda a, i=start, n=count: a.reshape(rows, columns)[i : i + n], (count, columns), x.share
+            )
+            pieces.append(self._run(softmax(self.session, part, x.frac_bits)))
+        whole = pieces[0]
+        if len(pieces) > 1:
+            whole = self.session.local(lambda *p: np.concatenate(p), (rows, columns), *pieces)
+        return self._new(whole, (rows, columns), RATIO_BITS, pending=True).reshaped(x.shape)
+
+    def _wide_softmax(self, x: RingTensor) -> RingTensor:
+        """e^(x - max), the maximum found by a tournament, over its sum, which lies in [1, columns]."""
+        rows, columns = x.shape
+        best = self._new(self._run(selection.maximum(self.session, x.share)), (rows,), x.frac_bits)
+        gaps = self.sub(x, best.reshaped((rows, 1)))
+        weights = self.exp_of_negative(gaps)
         total = self.sum(weights, axis=1, keepdims=True)
-        if columns <= 10:
-            share = self._run(division.divide_rows(self.session, weights.share, total.share, self._frac_bits))
-            return self._new(share, (rows, columns), self._frac_bits).reshaped(x.shape)
-        return self.mul(weights, self.reciprocal(total, 0.99, columns + 0.01)).reshaped(x.shape)
+        return self.mul(weights, self.reciprocal(total, 0.99, columns + 0.01))
 
     def exp_of_negative(self, x: RingTensor) -> RingTensor:
         """e^x for x <= 0; 0 below -15."""

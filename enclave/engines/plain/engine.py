@@ -361,7 +361,7 @@ class InsecurePlainEngine:
     def tanh(self, x: Secret) -> Secret:
         return self._function("tanh", x, np.tanh)
 
-    def softmax(self, x: Secret, *, frac_bits: int | None = None) -> Secret:
+    def softmax(self, x: Secret, *, frac_bits: int | None = None, lazy: bool = False) -> Secret:
         def stable(a: FloatArray) -> FloatArray:
             e: FloatArray = np.exp(a - a.max(axis=-1, keepdims=True))
             e /= e.sum(axis=-1, keepdims=True)
