@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. Expected errors never show a traceback."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parsed = build_parser().parse_args(given)
+        parsed = build_parser().parse_command(given)
     except UsageError as error:
         return _usage(error, as_json="--json" in given)
     except SystemExit as stop:  # --help
@@ -53,6 +53,8 @@ def _commands(group: str) -> Mapping[str, Command]:
             from parties.cli.buying import COMMANDS as commands
         case "auditor":
             from parties.cli.auditing import COMMANDS as commands
+        case "crypten":
+            from parties.cli.programs import COMMANDS as commands
         case "demo":
             from parties.cli.showing import COMMANDS as commands
         case _:

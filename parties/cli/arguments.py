@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,7 +16,7 @@ from parties.cli.units import bandwidth_bps, duration_s, endpoint
 __all__ = ["METRICS", "UsageError", "build_parser"]
 
 METRICS = ("accuracy", "confusion", "auc", "rmse", "r2")
-KINDS = ("logistic", "linear", "softmax", "mlp")
+KINDS = ("logistic", "linear", "softmax", "mlp", "lenet")
 _EPILOG = """exit codes: 0 done, 1 refused or failed, 2 wrong usage, 75 not ready yet
 
 --home is $ENCLAVE_HOME or ~/.enclave unless given; with --json, stdout carries JSON and nothing else."""
@@ -35,9 +36,16 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message, self.format_usage(), self.prog)
 
+    def parse_command(self, given: Sequence[str]) -> argparse.Namespace:
+        """The parsed command line. What follows `--` is a script's, and never looked at."""
+        end = list(given).index("--") if "crypten" in given and "--" in given else len(given)
+        parsed = self.parse_args(given[:end])
+        parsed.arguments = list(given[end + 1 :])
+        return parsed
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; `parse_args` raises UsageError."""
+
+def build_parser() -> _Parser:
+    """The parser of the whole command line; `parse_command` and `parse_args` raise UsageError."""
     parser = _Parser(
         prog="enclave",
         description="Evaluate and train models on data you never see.",
@@ -54,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     _dealer(groups)
     _buyer(groups)
     _auditor(groups)
+    _crypten(groups)
     demo = _leaf(groups, "demo", "demo", "run an evaluation and a training between real processes on this machine")
     demo.add_argument("--keep", type=Path, metavar="DIR", help="work in DIR (new or empty) and leave everything there")
     return parser
@@ -171,6 +180,18 @@ def _auditor(groups: Subparsers) -> None:
     report.add_argument("--out", type=Path, metavar="FILE.html", help="default: beside the report")
 
 
+def _crypten(groups: Subparsers) -> None:
+    crypten = _group(groups, "crypten", "run programs written for CrypTen")
+    run = _leaf(crypten, "run", "crypten run", "run a script by real processes on this machine, with a dealer")
+    run.epilog = "what follows -- are the script's own arguments"
+    run.add_argument("script", type=Path, metavar="SCRIPT.py")
+    run.add_argument("--parties", type=_parties, default=2, metavar="N", help="2 to 16, default 2")
+    run.add_argument("--all-ranks", action="store_true", help="show what all ranks print, not only rank 0")
+    run.add_argument(
+        "--deadline", type=duration_s, default="1h", metavar="TIME", help="longest local work of a rank, default 1h"
+    )
+
+
 def _job(leaf: argparse.ArgumentParser) -> None:
     leaf.add_argument("--data", action="append", required=True, metavar="OWNER/DATASET", help="repeat for more owners")
     leaf.add_argument("--encoding", type=Path, required=True, metavar="FILE.toml", help="how rows become numbers")
@@ -195,6 +216,9 @@ def _metrics(leaf: argparse.ArgumentParser) -> None:
 def _schedule(leaf: argparse.ArgumentParser) -> None:
     leaf.add_argument("--kind", choices=KINDS, required=True)
     leaf.add_argument("--hidden", type=_counts, default=(), metavar="N[,N]", help="widths of an MLP's hidden layers")
+    leaf.add_argument(
+        "--image", type=_image, default=(), metavar="HxW", help="size of a lenet's images; default square, 1 channel"
+    )
     leaf.add_argument("--epochs", type=_count, default=10, metavar="N", help="passes over the rows, default 10")
     leaf.add_argument("--batch", type=_count, default=64, metavar="ROWS", help="rows of one step, default 64")
     leaf.add_argument("--learning-rate", type=float, default=0.1, metavar="RATE", help="default 0.1")
@@ -232,6 +256,19 @@ def _conduct(leaf: argparse.ArgumentParser) -> None:
 def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number above 0, found {text!r}")
+    return int(text)
+
+
+def _image(text: str) -> tuple[int, ...]:
+    sides = tuple(_count(part.strip()) for part in text.split("x"))
+    if len(sides) not in (2, 3):
+        raise argparse.ArgumentTypeError(f"expected HEIGHTxWIDTH or CHANNELSxHEIGHTxWIDTH, found {text!r}")
+    return sides
+
+
+def _parties(text: str) -> int:
+    if not text.isdecimal() or not 2 <= int(text) <= 16:
+        raise argparse.ArgumentTypeError(f"expected 2 to 16 parties, found {text!r}")
     return int(text)
 
 

@@ -67,10 +67,12 @@ class FreeSession(PartySession):
     ) -> None:
         super().__init__(channel, parties, digest, observer=observer, progress=progress)
         self._told = 0
+        self.dealt_bytes = 0  # sent by the dealer, to the leader
 
     def _deal(self, stream: int, entry: Entry) -> tuple[Tensor, ...]:
         if entry.dealt:
             self._tell(TapeEntry(stream, entry).encode())
+            self.dealt_bytes += sum(spec.nbytes for spec in entry.dealt)
         return super()._deal(stream, entry)
 
     def finish(self) -> None:

@@ -57,7 +57,10 @@ def run_multiprocess(world_size: int, maxsize: int | None = None) -> Callable[[C
         def wrapper(*args: Any, **kwargs: Any) -> list[Any]:
             fence = current()
             if world_size != fence.parties:
-                raise BadSpec(f"the program wants {world_size} parties, the session has {fence.parties}")
+                raise BadSpec(
+                    f"the program wants {world_size} parties, the session has {fence.parties}",
+                    hint=f"start it with {world_size} parties",
+                )
             results: list[Any] = [None] * world_size
             results[fence.rank] = function(*args, **kwargs)
             return results
