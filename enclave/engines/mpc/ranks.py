@@ -16,7 +16,7 @@ from enclave.engines.mpc.kernels import Operation, from_planes
 from enclave.engines.mpc.random import KEY_BYTES, KeyStream, derive_key, fresh_key
 from enclave.engines.mpc.session import Item, Record, Session, Shape, Tensor
 from enclave.engines.mpc.stock import Stock
-from enclave.engines.mpc.tape import Array, BitRef, Blank, Entry, MaskRef, Segment, Spec
+from enclave.engines.mpc.tape import Array, BitRef, Blank, Entry, MaskRef, Segment, Spec, layout
 from enclave.errors import PlanMismatch, SessionError, Untrusted
 
 __all__ = ["ONLINE", "DealerSession", "Linked", "Observer", "PartySession"]
@@ -180,11 +180,12 @@ class PartySession(Linked):
         return opened
 
     def _deal(self, stream: int, entry: Entry) -> tuple[Tensor, ...]:
-        specs = entry.free if self.rank == 0 else (*entry.free, *entry.dealt)
+        free, dealt = layout(entry)
+        specs = free if self.rank == 0 else (*free, *dealt)
         shares = _split(specs, self._dealt.words(stream, sum(spec.words for spec in specs)))
-        if self.rank == 0 and entry.dealt:
-            data, start = self._corrections(stream, entry.kind, sum(spec.nbytes for spec in entry.dealt)), 0
-            for spec in entry.dealt:
+        if self.rank == 0 and dealt:
+            data, start = self._corrections(stream, entry.kind, sum(spec.nbytes for spec in dealt)), 0
+            for spec in dealt:
                 shares.append(np.frombuffer(data, spec.dtype, spec.size, start).reshape(spec.shape))
                 start += spec.nbytes
         return tuple(shares)
@@ -238,11 +239,12 @@ class DealerSession(Linked):
         return [Blank(item.value.shape, item.value.dtype) for item in items]
 
     def _deal(self, stream: int, entry: Entry) -> tuple[Tensor, ...]:
-        if entry.dealt:
-            values = entry.values(tuple(self._expanded(stream, entry.free)), self)
-            offset = sum(spec.words for spec in entry.free)
+        free, dealt = layout(entry)
+        if dealt:
+            values = entry.values(tuple(self._expanded(stream, free)), self)
+            offset = sum(spec.words for spec in free)
             parts = []
-            for spec, value in zip(entry.dealt, values, strict=True):
+            for spec, value in zip(dealt, values, strict=True):
                 if value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
                     raise ValueError(f"{entry.kind} must deal {spec}, found {value.dtype} {value.shape}")
                 correction = self._less_the_others(stream, offset, spec, value)
@@ -295,9 +297,11 @@ class DealerSession(Linked):
         for segment in ref.segments:
             shape = (segment.stop - segment.start, *segment.shape[1:])
             count, offset = shape[0] * segment.row_words, segment.start * segment.row_words
-            ranks = range(self.parties) if segment.holder is None else [segment.holder]
-            total = sum((self._keys[rank].words(segment.stream, count, offset) for rank in ranks), np.uint64(0))
-            pieces.append(cast(Array, total).reshape(shape))
+            first, *rest = self._keys if segment.holder is None else [self._keys[segment.holder]]
+            total = first.words(segment.stream, count, offset)
+            for key in rest:
+                key.into(total, segment.stream, offset, Operation.ADD)
+            pieces.append(total.reshape(shape))
         return _arrange(ref, pieces)
 
     def bits(self, ref: BitRef) -> Array:

@@ -26,7 +26,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.mpc.tape import Array, Blank, Entry, MaskRef, Segment, Spec
+from enclave.engines.mpc.tape import Array, Blank, Entry, MaskRef, Segment, Spec, layout
 
 __all__ = ["Item", "Network", "Protocol", "Record", "Session", "Shape", "Tensor", "together"]
 
@@ -155,7 +155,7 @@ class Session(ABC):
         """This rank's shares of the entry's free tensors, then of its dealt ones."""
         stream = self._streams
         self._streams += 1
-        self._note(("deal", entry.kind, sum(spec.nbytes for spec in entry.dealt)))
+        self._note(("deal", entry.kind, sum(spec.nbytes for spec in layout(entry)[1])))
         return self._deal(stream, entry)
 
     @property
@@ -210,4 +210,5 @@ class Session(ABC):
     def _exchange(self, items: list[Item]) -> list[Tensor]: ...
 
     def _deal(self, stream: int, entry: Entry) -> tuple[Tensor, ...]:
-        return tuple(Blank(spec.shape, spec.dtype) for spec in (*entry.free, *entry.dealt))
+        free, dealt = layout(entry)
+        return tuple(Blank(spec.shape, spec.dtype) for spec in (*free, *dealt))

@@ -16,13 +16,15 @@ half of it are read together.
 from __future__ import annotations
 
 import math
+import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BitRef", "Blank", "Draw", "Entry", "MaskRef", "Segment", "Spec", "additive", "packed_bits"]
+__all__ = ["BitRef", "Blank", "Draw", "Entry", "MaskRef", "Segment", "Spec", "additive", "layout", "packed_bits"]
 
 Array = NDArray[Any]
 
@@ -39,10 +41,7 @@ class Blank:
     @property
     def size(self) -> int:
         """Number of elements."""
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
@@ -69,7 +68,7 @@ class Spec:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor."""
-        return self.size * np.dtype(self.dtype).itemsize
+        return self.size * int(self.dtype[-1])
 
     @property
     def words(self) -> int:
@@ -163,3 +162,9 @@ class Entry(Protocol):
     def values(self, free: tuple[Array, ...], draw: Draw) -> tuple[Array, ...]:
         """The clear values of the dealt tensors, from those of the free ones. The dealer may overwrite them."""
         ...
+
+
+@lru_cache(maxsize=256)
+def layout(entry: Entry) -> tuple[tuple[Spec, ...], tuple[Spec, ...]]:
+    """The entry's free and dealt tensors. Small sessions spend their time on such things, and entries repeat."""
+    return entry.free, entry.dealt
