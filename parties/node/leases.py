@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from parties.node.runner import Desk, Runner
 __all__ = ["Leases"]
 
 _TICK_S = 0.5
+_MAX_DEALINGS = 10
 _CONNECT_S = 86_400.0  # how long a session may take to begin is bounded by its buyer's patience, see Runner
 
 
@@ -62,6 +64,7 @@ class Leases:
         self._waiting: dict[str, float] = {}
         self._to_deal: set[str] = set()  # those that wait for a dealing phase
         self._not_dealt: dict[str, Failure] = {}
+        self._dealings: Counter[str] = Counter()
         self._shelf = shelf_of(identity.home, config.max_stock_bytes)
         self._wake = threading.Event()
         self._closing = False
@@ -97,11 +100,18 @@ class Leases:
 
     # ---- for the servicer
     def ask(self, job_id: str, *, deal: bool = False) -> None:
-        """Puts an ADMITTED job into the queue, for its session or for its dealing phase, or keeps it there."""
+        """Puts an ADMITTED job into the queue, for its session or for its dealing phase, or keeps it there.
+
+        Raises: Refused (job.dealing) when the job was dealt too often: every time costs the dealer and the disks the
+            whole tape, and only a session costs the buyer its job.
+        """
         with self._lock:
             runner = self._runners.get(job_id)
             if deal and runner is not None:
                 return
+            if deal and self._dealings[job_id] >= _MAX_DEALINGS:
+                text = f"the job was dealt {_MAX_DEALINGS} times without being started"
+                raise Refused(text, hint="propose it again as a new job", code="job.dealing")
             self._waiting[job_id] = self._desk.clock.monotonic_s()
             if deal:
                 self._to_deal.add(job_id)
@@ -155,6 +165,7 @@ class Leases:
             return
         if runner is None:
             self._shelf.discard(job_id)
+            self._forget(job_id)
             self._settle(job_id)
             return
         reason = record.reasons[0] if record.reasons else Reason("session", record.state.lower())
@@ -223,6 +234,7 @@ class Leases:
             deal=deal,
             stock_bytes_limit=config.max_stock_bytes,
         )
+        self._dealings[record.job_id] += deal
         runner = Runner(self._desk, record.spec(), order, worker_id, self._done)
         with self._lock:
             self._runners[record.job_id] = runner
@@ -233,6 +245,8 @@ class Leases:
         with self._lock:
             if runner.deals and runner.failure is not None:
                 self._not_dealt[job_id] = runner.failure
+            if not runner.deals:
+                self._dealings.pop(job_id, None)
             self._runners.pop(job_id, None)
         self._wake.set()
         if not self._closing:
@@ -248,6 +262,12 @@ class Leases:
                 # A party whose card was removed since: the job waits on, and expires.
                 with contextlib.suppress(Untrusted):
                     self._decide(record)
+
+    def _forget(self, job_id: str) -> None:
+        with self._lock:
+            self._to_deal.discard(job_id)
+            self._not_dealt.pop(job_id, None)
+            self._dealings.pop(job_id, None)
 
     def _open_jobs(self) -> frozenset[str]:
         return frozenset(record.job_id for record in self._jobs.list(("PROPOSED", "ADMITTED", "RUNNING", "SEALED")))

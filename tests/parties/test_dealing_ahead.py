@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from enclave.messages import Statement
 from enclave.models import write_onnx
 from enclave.receipts import verify_receipt
 from parties.buyer import Buyer
-from parties.node import open_node
+from parties.node import leases, open_node
 from tests.parties.fleet import Fleet
 from tests.parties.test_buyer import ENCODING
 
@@ -124,5 +125,28 @@ def test_an_owner_without_the_disk_refuses_the_job_and_takes_it_online(tmp_path:
             assert client.propose(fleet.sign(online)).state == "ADMITTED"
             with pytest.raises(Refused, match="dealt online"):
                 client.start(online.job_id, deal=True)
+    finally:
+        node.close()
+
+
+def test_a_buyer_cannot_have_one_job_dealt_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = Fleet(tmp_path, settings="shutdown_s = 0\n")
+    monkeypatch.setattr(leases, "_MAX_DEALINGS", 1)
+    node = open_node(fleet.root / "dealer", silence_s=1.0)
+    try:
+        with fleet.client("dealer") as client:
+            spec = fleet.spec(deal_ahead=True)
+            assert client.propose(fleet.sign(spec)).state == "ADMITTED"
+            assert client.start(spec.job_id, deal=True).dealing == "running"
+            end_s = time.monotonic() + 30
+            while (status := client.status_now(spec.job_id)).dealing == "running":
+                assert time.monotonic() < end_s
+                time.sleep(0.2)
+            # Nobody came: the worker was needed elsewhere. The job is as it was.
+            assert (status.state, status.dealing) == ("ADMITTED", "failed")
+            assert "buyer was silent" in status.reasons[0].text
+            with pytest.raises(Refused, match="was dealt 1 times") as info:
+                client.start(spec.job_id, deal=True)
+            assert info.value.code == "job.dealing"
     finally:
         node.close()

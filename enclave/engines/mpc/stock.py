@@ -17,7 +17,9 @@ Never twice: `Stock.use` first creates the mark in `spent`, exclusively and dura
 reads the head, overwrites it with zeros and removes it, durably. Only after that it gives out the first key. A crash
 at any point leaves at most a mark, and parts that nobody can read: the session must be dealt again, with fresh
 randomness. Whoever puts back a copy of the folder meets the mark. Whoever puts back a copy of the whole home meets
-the peers, whose own stocks are used: a session begins only if all parties show the same unused one.
+the peers, whose own stocks are used: a session begins only if all parties show the same unused one. All parties'
+homes put back at once, as by one snapshot of several machines, would defeat that; a job has its dealer as a witness
+besides (`ahead.Witness`), whose mark must be put back too.
 
 Discussion: overwriting does not reach the old copies that a journal or a solid-state disk may keep. The head is the
 only place where that matters, and what it takes to read such a copy, HOME/stock/key, is on the same machine: to be
