@@ -23,7 +23,7 @@ from enclave.messages import (
     PartyRef,
     Training,
 )
-from enclave.models import dense_architecture
+from enclave.models import dense_architecture, lenet_architecture
 
 __all__ = [
     "KINDS",
@@ -35,7 +35,7 @@ __all__ = [
     "trained_network",
 ]
 
-KINDS = ("logistic", "linear", "softmax", "mlp")
+KINDS = ("logistic", "linear", "softmax", "mlp", "lenet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,13 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How to train: the public hyperparameters, in scikit-learn's words."""
+    """How to train: the public hyperparameters, in scikit-learn's words.
+
+    Attributes:
+        hidden: widths of the hidden layers of an mlp.
+        image: of a lenet, (height, width) or (channels, height, width) of the encoded columns, row by row; empty for
+            a square image of one channel.
+    """
 
     kind: str
     hidden: tuple[int, ...] = ()
@@ -65,6 +71,7 @@ class Schedule:
     l2: float = 0.0
     seed: int = 0
     keep_shared: bool = False
+    image: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -115,6 +122,8 @@ def trained_network(schedule: Schedule, encoding: Encoding) -> tuple[Architectur
     if (kind == "mlp") != bool(schedule.hidden):
         raise BadInput("hidden layers belong to kind mlp, and an mlp needs them", hint="for example hidden 64,32")
     count = 1 if classes is None else len(classes.classes)
+    if schedule.image and kind != "lenet":
+        raise BadInput(f"an image belongs to kind lenet, found kind {kind}")
     if kind == "linear" and classes is not None:
         raise BadInput("linear regression needs a number as target, found classes")
     if kind in ("logistic", "softmax") and classes is None:
@@ -127,7 +136,11 @@ def trained_network(schedule: Schedule, encoding: Encoding) -> tuple[Architectur
         loss, outputs = "logistic", 1
     else:
         loss, outputs = "cross_entropy", count
-    architecture = _with_head(dense_architecture(encoding.width, schedule.hidden, outputs), _HEADS[loss])
+    if kind == "lenet":
+        network = lenet_architecture(_image(schedule.image, encoding.width), outputs)
+    else:
+        network = dense_architecture(encoding.width, schedule.hidden, outputs)
+    architecture = _with_head(network, _HEADS[loss])
     if schedule.seed < 0 or schedule.seed >= 1 << 64:
         raise BadInput(f"seed must lie in 0..2^64-1, found {schedule.seed}")
     training = Training(
@@ -142,6 +155,19 @@ def trained_network(schedule: Schedule, encoding: Encoding) -> tuple[Architectur
         deliver="shared" if schedule.keep_shared else "buyer",
     )
     return architecture, training
+
+
+def _image(given: tuple[int, ...], width: int) -> tuple[int, ...]:
+    """Channels, height and width of rows of `width` numbers."""
+    side = math.isqrt(width)
+    image = given if len(given) == 3 else (1, *(given or (side, side)))
+    if len(image) != 3 or math.prod(image) != width:
+        shown = "x".join(map(str, image))
+        raise BadInput(
+            f"the encoding yields {width} numbers a row, an image of {shown} has {math.prod(image)}",
+            hint="give the size as HEIGHTxWIDTH or CHANNELSxHEIGHTxWIDTH",
+        )
+    return image
 
 
 _HEADS = {"squared": "", "logistic": "sigmoid", "cross_entropy": "softmax"}

@@ -311,6 +311,7 @@ def _schedule(args: Namespace) -> Schedule:
         l2=args.l2,
         seed=args.seed,
         keep_shared=getattr(args, "keep_shared", False),
+        image=args.image,
     )
 
 
