@@ -175,8 +175,9 @@ class PartySession(Linked):
             elif item.masked:
                 self.openings += 1
                 self.opened_words += values[k].nbytes // 8
-                if self._observer is not None and values[k].dtype == np.uint64:
-                    self._observer(item.label, opened[k].reshape(-1))
+                if self._observer is not None and values[k].dtype in (np.uint64, np.uint32):
+                    whole = opened[k].reshape(-1).view(np.uint8)
+                    self._observer(item.label, whole[: len(whole) // 8 * 8].view(np.uint64))
         return opened
 
     def _deal(self, stream: int, entry: Entry) -> tuple[Tensor, ...]:
@@ -267,6 +268,8 @@ class DealerSession(Linked):
 
     def _less_the_others(self, stream: int, offset: int, spec: Spec, value: Array) -> Array:
         """`value` without the shares that all parties but the leader expand."""
+        if spec.sharing == "clear":
+            return np.ascontiguousarray(value)
         if value.base is not None or not value.flags.c_contiguous or spec.nbytes % 8:
             words = np.zeros(spec.words, np.uint64)
             words.view(spec.dtype)[: spec.size] = value.reshape(-1)
@@ -319,6 +322,9 @@ def _dealing(stock_id: bytes) -> str:
 def _split(specs: Sequence[Spec], words: NDArray[np.uint64]) -> list[Array]:
     shares, start = [], 0
     for spec in specs:
+        if spec.sharing == "clear":
+            shares.append(np.zeros(spec.shape, spec.dtype))
+            continue
         part = words[start : start + spec.words].view(spec.dtype)[: spec.size]
         shares.append(part.reshape(spec.shape))
         start += spec.words

@@ -16,7 +16,6 @@ half of it are read together.
 from __future__ import annotations
 
 import math
-import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
@@ -24,7 +23,19 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BitRef", "Blank", "Draw", "Entry", "MaskRef", "Segment", "Spec", "additive", "layout", "packed_bits"]
+__all__ = [
+    "BitRef",
+    "Blank",
+    "Draw",
+    "Entry",
+    "MaskRef",
+    "Segment",
+    "Spec",
+    "additive",
+    "clear",
+    "layout",
+    "packed_bits",
+]
 
 Array = NDArray[Any]
 
@@ -54,7 +65,11 @@ class Blank:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """Shape, element type and sharing ("add" modulo 2^width, or "xor") of one tensor of an entry."""
+    """Shape, element type and sharing of one tensor of an entry.
+
+    Sharing is "add" modulo 2^width, "xor", or, for a dealt tensor, "clear": the leader receives the value itself, the
+    other parties nothing. That is for what the leader may know, and passes on.
+    """
 
     shape: tuple[int, ...]
     dtype: str = "u8"
@@ -73,7 +88,7 @@ class Spec:
     @property
     def words(self) -> int:
         """64-bit words of key stream that a share takes."""
-        return -(-self.nbytes // 8)
+        return 0 if self.sharing == "clear" else -(-self.nbytes // 8)
 
 
 def additive(*shape: int, dtype: str = "u8") -> Spec:
@@ -84,6 +99,11 @@ def additive(*shape: int, dtype: str = "u8") -> Spec:
 def packed_bits(*shape: int) -> Spec:
     """64-bit words of packed bits, shared by exclusive or."""
     return Spec(shape, "u8", "xor")
+
+
+def clear(*shape: int) -> Spec:
+    """Words that the leader receives as they are."""
+    return Spec(shape, "u8", "clear")
 
 
 @dataclass(frozen=True, slots=True)

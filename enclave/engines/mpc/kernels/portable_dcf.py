@@ -62,11 +62,11 @@ def dcf_evaluate(
 
 def _mask(bits: Words) -> Words:
     """All ones where the lowest bit is 1."""
-    return (bits & _ONE) * _ALL
+    return np.asarray((bits & _ONE) * _ALL)
 
 
 def _child(hashed: Words, parent: Words, right: Words, correction: Words) -> Words:
-    return hashed ^ (parent & right[:, None]) ^ (correction & _mask(parent[:, :1]))
+    return np.asarray(hashed ^ (parent & right[:, None]) ^ (correction & _mask(parent[:, :1])))
 
 
 def _outputs(hashes: Sequence[algorithms.AES], seeds: Words, payload: int) -> Words:
