@@ -55,18 +55,18 @@ def _descend(spec: JobSpec, features: list[Any], targets: list[Any]) -> Model:
 
     from enclave.models import Model
     from enclave.workloads.blocks import batches
-    from enclave.workloads.dense import DenseNetwork
     from enclave.workloads.public_random import public_permutation
+    from enclave.workloads.trainable import TrainableNetwork
 
     training = spec.training
     assert training is not None
     torch.set_num_threads(1)  # as every party of an encrypted job
-    network = DenseNetwork(spec.architecture)
+    network = TrainableNetwork(spec.architecture)
     parameters = _parameters(network, training.init_seed)
     for rank, (x, y) in enumerate(zip(features, targets, strict=True)):
         order = public_permutation(training.shuffle_seed, f"rows of rank {rank}", len(x))
         features[rank], targets[rank] = torch.from_numpy(x[order]), torch.from_numpy(y[order])
-    decayed = {layer.weight for layer in network.layers}
+    decayed = {step.weight for step in network.weighted}
     groups: list[dict[str, Any]] = [
         {"params": [p for name, p in parameters.items() if name in decayed], "weight_decay": training.l2},
         {"params": [p for name, p in parameters.items() if name not in decayed]},
@@ -99,16 +99,31 @@ def _parameters(network: Any, seed: int) -> dict[str, Any]:
 
 
 def _forward(network: Any, parameters: dict[str, Any], x: Any) -> Any:
-    import torch
-
-    activations = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
-    for layer in network.layers:
-        x = x @ parameters[layer.weight]
-        if layer.bias is not None:
-            x = x + parameters[layer.bias]
-        if layer.activation is not None:
-            x = activations[layer.activation](x)
+    for step in network.steps:
+        weight = None if step.weight is None else parameters[step.weight]
+        x = _step(step, x, weight, None if step.bias is None else parameters[step.bias])
     return x
+
+
+def _step(step: Any, x: Any, weight: Any, bias: Any) -> Any:
+    """One operator as torch has it; `enclave.models.graph` says what its `ints` mean."""
+    import torch
+    from torch.nn import functional
+
+    if step.op == "linear":
+        return x @ weight if bias is None else x @ weight + bias
+    if step.op == "conv2d":
+        stride, (top, left, bottom, right) = step.ints[:2], step.ints[2:6]
+        padded = functional.pad(x, (left, right, top, bottom))
+        return functional.conv2d(padded, weight, bias, stride, 0, step.ints[6:8], step.ints[8])
+    if step.op in ("max_pool2d", "avg_pool2d"):
+        kernel, stride, (top, left, bottom, right) = step.ints[:2], step.ints[2:4], step.ints[4:8]
+        if step.op == "max_pool2d":
+            padded = functional.pad(x, (left, right, top, bottom), value=-torch.inf)
+            return functional.max_pool2d(padded, kernel, stride)
+        return functional.avg_pool2d(x, kernel, stride, (top, left), count_include_pad=bool(step.ints[8]))
+    activations = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
+    return activations[step.op](x) if step.op in activations else x.reshape(x.shape[0], *step.outputs)
 
 
 def _loss(kind: str, outputs: Any, y: Any) -> Any:

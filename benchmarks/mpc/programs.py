@@ -1,6 +1,6 @@
 """The cases on this project's engine: written once, run at parties, dealer and plan.
 
-Models go through the code of the jobs: `enclave.workloads.network` for inference, `DenseNetwork` for training.
+Models go through the code of the jobs: `enclave.workloads.network` for inference, `Descent` for training.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from enclave.engines.mpc.engine import MpcEngine
 from enclave.engines.mpc.session import Session
 from enclave.engines.mpc.tape import Blank
 from enclave.engines.mpc.tensor import RingTensor, encode
-from enclave.messages import Architecture, Layer, TensorType
+from enclave.messages import Architecture, Layer, TensorType, Training
 from enclave.models import dense_architecture
-from enclave.workloads.dense import DenseNetwork
+from enclave.workloads.descent import Descent
 from enclave.workloads.network import forward
+from enclave.workloads.trainable import TrainableNetwork
 
 __all__ = ["FRAC_BITS", "Program", "Words", "ring_inputs", "tensors"]
 
@@ -106,9 +107,9 @@ def _body(case: Case) -> Body:
     if kind == "lenet-inference":
         return _inference(_lenet())
     if kind == "mlp-train":
-        return _training(dense_architecture(784, (128, 128), 10), case, softmax=True)
+        return _training(dense_architecture(784, (128, 128), 10), case)
     columns = 784 if kind == "lr-step" else 30
-    return _training(dense_architecture(columns, (), 1), case, softmax=False)
+    return _training(dense_architecture(columns, (), 1), case)
 
 
 def _method(engine: MpcEngine, name: str, *arguments: Any) -> RingTensor:
@@ -157,21 +158,19 @@ def _inference(architecture: Architecture) -> Body:
     return body
 
 
-def _training(architecture: Architecture, case: Case, *, softmax: bool) -> Body:
-    """Steps of gradient descent, as `enclave.workloads.train` takes them without momentum."""
-    network, steps = DenseNetwork(architecture), case.parameters.get("steps", 1)
+def _training(architecture: Architecture, case: Case) -> Body:
+    """Steps of gradient descent as `enclave.workloads.train` takes them."""
+    network, steps = TrainableNetwork(architecture), case.parameters.get("steps", 1)
+    loss = "cross_entropy" if case.kind == "mlp-train" else "logistic"
 
     def body(shares: MpcEngine, t: Tensors) -> dict[str, RingTensor]:
         engine = cast(Engine, shares)
-        x, y = t["x"], t["y"]
-        rate = learning_rate(case.kind) / x.shape[0]
-        weights = _named(architecture, t)
+        training = Training(loss, 1, t["x"].shape[0], learning_rate(case.kind))
+        start = network.flatten(engine, _named(architecture, t))
+        descent = Descent(engine, network, training, start=start)
         for _ in range(steps):
-            outputs, cache = network.forward(engine, weights, x)
-            found = engine.softmax(outputs) if softmax else engine.sigmoid(outputs)
-            gradient = network.backward(engine, weights, cache, engine.sub(found, y))
-            step = engine.scale(network.flatten(engine, gradient), rate)
-            weights = network.unflatten(engine, engine.sub(network.flatten(engine, weights), step))
+            descent.step(t["x"], t["y"])
+        weights = network.unflatten(engine, descent.result())
         names = [name for name in t if name[0] in "wb"]
         return {name: cast(RingTensor, value) for name, value in zip(names, weights.values(), strict=True)}
 
