@@ -16,13 +16,26 @@ def _unary(method, **kw):
     return lambda e: getattr(e, method)(e.zeros((N,)), **kw)
 
 
+def _layer(e):
+    """A lazy product, and a ReLU that truncates it. The weight's mask is 8 B more."""
+    x = e.matmul(e.zeros((N, 1)), e.zeros((1, 1)), lazy=True)
+    return e.relu(x)
+
+
+def _gated(e):
+    y, gate = e.relu_with_gate(e.zeros((N,)))
+    return e.gated(gate, y)
+
+
 # rounds, bytes from one party to another per element, bytes dealt per element
 COSTS = {
     "mul": (lambda e: e.mul(e.zeros((N,)), e.zeros((N,))), 2, 24.0, 20.0),
     "scale": (lambda e: e.scale(e.zeros((N,)), 0.3), 1, 8.0, 12.0),
-    "ge_zero": (_unary("ge_zero"), 4, 8 + 35 / 8, 50.0),
-    "relu": (_unary("relu"), 4, 8 + 35 / 8, 58.0),
-    "exp_of_negative": (_unary("exp_of_negative"), 4, 24 + 35 / 8, 198.0),
+    "ge_zero": (_unary("ge_zero"), 4, 8 + 43 / 8, 305 / 8 + 8),
+    "relu": (_unary("relu"), 4, 8 + 43 / 8, 305 / 8 + 16),
+    "layer": (_layer, 5, 8 / N + 16 + 33 / 8, 8 + 172 / 8 + 32),
+    "gated": (_gated, 5, 2 * 8 + 43 / 8, 305 / 8 + 2 * 8 + 8),
+    "exp_of_negative": (_unary("exp_of_negative"), 4, 24 + 43 / 8, 305 / 8 + 156),
 }
 
 
@@ -47,7 +60,7 @@ def test_private_operands_travel_one_way():
 def test_four_parties_send_to_each_other_alike():
     plan = make_plan(4, 20, lambda e: e.relu(e.zeros((64,))))
     links = {(a, b) for a in range(4) for b in range(4) if a != b}
-    assert {link: plan.link_bytes[link] for link in links} == dict.fromkeys(links, 64 * 8 + 35 * 8)
+    assert {link: plan.link_bytes[link] for link in links} == dict.fromkeys(links, 64 * 8 + 17 * 8)
 
 
 def test_the_wire_carries_what_the_plan_says(run, reveal, parties):
@@ -62,7 +75,7 @@ def test_the_wire_carries_what_the_plan_says(run, reveal, parties):
 
     plan = make_plan(parties, 20, program)
     ran = run(parties, program)
-    hello = 32 + 32 + 16
+    hello = 32 + 32 + 32 + 16
     for rank in range(parties + 1):
         for link in ran.channels[rank].stats():
             assert link.sent_bytes - hello == plan.link_bytes.get((rank, link.rank), 0)
