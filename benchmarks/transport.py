@@ -25,7 +25,6 @@ require_tls13()
 
 from enclave.channel import Channel  # noqa: E402
 from enclave.channel.grpc_link import Listener, open_channel  # noqa: E402
-from enclave.channel.socket_link import SocketListener  # noqa: E402
 from enclave.identity import Identity, TrustStore  # noqa: E402
 
 __all__ = ["CASES", "Case", "Figure", "measure"]
@@ -126,8 +125,8 @@ def _rank(rank: int, home: Path, transport: str, repeats: int, cases: Sequence[C
     cards = {1 - rank: trust.by_name(_NAMES[1 - rank])}
     listener, address = None, ""
     if rank != _BUYER:
-        make = SocketListener if transport == "socket" else Listener
-        listener = make(identity, trust, "measure", "127.0.0.1", range(1), cards)
+        sockets = transport == "socket"
+        listener = Listener(identity, trust, "measure", "127.0.0.1", range(1), cards, sockets=sockets)
         print(listener.address, flush=True)
     else:
         address = sys.stdin.readline().strip()

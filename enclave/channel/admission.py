@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-from typing import Protocol
 
 from enclave.channel import frames
 from enclave.channel.link import Link
 from enclave.errors import EnclaveError
 
-__all__ = ["AnyListener", "Arrivals", "why_no_hello"]
+__all__ = ["Arrivals", "why_no_hello"]
 
 
 class Arrivals:
@@ -20,6 +19,20 @@ class Arrivals:
         self.links: dict[int, Link] = {}
         self.error: EnclaveError | None = None
         self.over = False
+        self.own_rank: int | None = None
+        self._claimed: set[int] = set()
+
+    def claim(self, rank: int) -> bool:
+        """Whether `rank`, who is about to be welcomed, is the first to come under it, by whatever transport."""
+        with self.changed:
+            fresh = rank not in self._claimed
+            self._claimed.add(rank)
+            return fresh
+
+    def waive(self, rank: int) -> None:
+        """The one that claimed `rank` was turned away after all."""
+        with self.changed:
+            self._claimed.discard(rank)
 
     def add(self, link: Link) -> None:
         """One more peer is connected."""
@@ -32,22 +45,6 @@ class Arrivals:
         with self.changed:
             self.error = self.error or error
             self.changed.notify_all()
-
-
-class AnyListener(Protocol):
-    """A port for one session, whatever it speaks."""
-
-    arrivals: Arrivals
-    own_rank: int | None
-
-    @property
-    def address(self) -> str:
-        """Where peers dial."""
-        ...
-
-    def close(self) -> None:
-        """Frees the port."""
-        ...
 
 
 def why_no_hello(message: bytes, session_id: str, rank: int, own_rank: int | None) -> str:

@@ -17,10 +17,11 @@ from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 from enclave.channel import frames, tls
-from enclave.channel.admission import AnyListener, Arrivals, why_no_hello
+from enclave.channel.addresses import Offer
+from enclave.channel.admission import Arrivals, why_no_hello
 from enclave.channel.link import Link
 from enclave.channel.linked import LinkedChannel, abort_links
-from enclave.channel.socket_link import SCHEME, dial_socket
+from enclave.channel.socket_link import SocketListener, dial_socket
 from enclave.channel.streams import HANG_UP_S, METHOD, OPTIONS, SERVER_OPTIONS, AcceptedStream, dial
 from enclave.errors import BadInput, EnclaveError, PeerLost, Untrusted
 from enclave.identity import Card, Identity, TrustStore
@@ -57,6 +58,8 @@ class Listener:
         host: address to bind.
         ports: the first free one is taken; port 0 is any.
         peers: rank → card of the other parties of the session. No one else is served.
+        sockets: whether links may also be TLS sockets without gRPC, on a second port; used where the other end
+            offers them too.
 
     Raises:
         BadInput: no port is free, or the host is not this machine's.
@@ -70,15 +73,16 @@ class Listener:
         host: str,
         ports: range,
         peers: Mapping[int, Card],
+        *,
+        sockets: bool = False,
     ) -> None:
         tls.require_tls13()
         import grpc
 
         self._trust, self._session_id = trust, session_id
         self._ranks = {card.key_id: (rank, card.name) for rank, card in peers.items()}
-        self._taken: set[int] = set()
         self.arrivals = Arrivals()
-        self.own_rank: int | None = None
+        self._sockets: SocketListener | None = None
         self._server = grpc.server(
             _Threads(),  # type: ignore[arg-type]  # any executor will do
             options=SERVER_OPTIONS,
@@ -93,14 +97,27 @@ class Listener:
         if tls.accepts_tls12("127.0.0.1" if host in ("0.0.0.0", "::") else host, self.port):  # noqa: S104
             self.close()
             raise EnclaveError("this process would serve TLS 1.2", hint="import nothing of grpc before require_tls13()")
+        if sockets:
+            try:
+                self._sockets = SocketListener(identity, trust, session_id, host, ports, peers, self.arrivals)
+            except EnclaveError:
+                self.close()
+                raise
+
+    @property
+    def offers_sockets(self) -> bool:
+        """Whether this party takes links without gRPC."""
+        return self._sockets is not None
 
     @property
     def address(self) -> str:
-        """host:port as bound."""
-        return f"{self._host}:{self.port}"
+        """Where it listens, as `Offer` writes it, with the host as bound."""
+        return str(Offer(self._host, self.port, self._sockets.port if self._sockets is not None else None))
 
     def close(self) -> None:
-        """Frees the port; connections still open are broken after a moment."""
+        """Frees the ports; gRPC's connections that are still open are broken after a moment."""
+        if self._sockets is not None:
+            self._sockets.close()
         self._server.stop(HANG_UP_S).wait(HANG_UP_S + 1)
 
     def _bind(self, ports: range, credentials: Callable[[], grpc.ServerCredentials]) -> int:
@@ -128,22 +145,18 @@ class Listener:
             rank, name = self._ranks[card.key_id]
         except EnclaveError as error:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, error.public)
-        with self.arrivals.changed:
-            fresh = rank not in self._taken
-            self._taken.add(rank)
-        if not fresh:
+        if not self.arrivals.claim(rank):
             context.abort(grpc.StatusCode.ALREADY_EXISTS, f"{name} is connected already")
         stream = AcceptedStream(Link(rank, name), requests, context, self._is_hello)
         if not stream.greeted.wait(_HELLO_S) or stream.refusal:
-            with self.arrivals.changed:
-                self._taken.discard(rank)
+            self.arrivals.waive(rank)
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, stream.refusal or f"no greeting within {_HELLO_S:g} s")
         self.arrivals.add(stream.link)
         yield frames.control(frames.WELCOME, value=rank, text=self._session_id)
         yield from stream.outgoing()
 
     def _is_hello(self, message: bytes, rank: int) -> str:
-        return why_no_hello(message, self._session_id, rank, self.own_rank)
+        return why_no_hello(message, self._session_id, rank, self.arrivals.own_rank)
 
 
 def open_channel(
@@ -153,7 +166,7 @@ def open_channel(
     cards: Mapping[int, Card],
     identity: Identity,
     trust: TrustStore,
-    listener: AnyListener | None,
+    listener: Listener | None,
     locate: Callable[[int], str],
     buyer_rank: int,
     deadline_s: float,
@@ -166,8 +179,8 @@ def open_channel(
         names: of all ranks, the dealer's included.
         cards: rank → card, of the other ranks at least.
         listener: where peers connect that dial this rank; None at the buyer.
-        locate: rank → address of its worker, host:port or tls://host:port; may block; called from other threads,
-            again after a failure.
+        locate: rank → where its worker listens, as `Listener.address` says it; may block; called from other
+            threads, again after a failure.
         deadline_s: the longest wait for a frame.
         connect_s: the longest wait until everybody is connected.
 
@@ -181,25 +194,26 @@ def open_channel(
     if listener is None and len(dialled) < len(peers):
         raise ValueError(f"rank {rank} is dialled by others and needs a listener")
     arrivals = listener.arrivals if listener is not None else Arrivals()
-    if listener is not None:
-        listener.own_rank = rank
+    arrivals.own_rank = rank
+    # A party without a listener has offered nothing that could bind it, and takes what it is offered.
+    sockets = listener is None or listener.offers_sockets
     until = time.monotonic() + connect_s
 
     def reach(peer: int) -> None:
-        known: list[str] = []
+        known: list[Offer] = []
 
-        def where() -> str:
-            return known.pop() if known else locate(peer)
+        def where() -> Offer:
+            return known.pop() if known else Offer.parse(locate(peer), names[peer])
 
         def connect() -> grpc.Channel:
             limit = frames.MAX_MESSAGE_BYTES
-            return tls.dial(identity, cards[peer], where(), max_message_bytes=limit, options=OPTIONS)
+            return tls.dial(identity, cards[peer], where().grpc_address, max_message_bytes=limit, options=OPTIONS)
 
         hello = frames.control(frames.HELLO, step=peer, value=rank, text=session_id)
         to, over = (peer, names[peer]), lambda: arrivals.over
         try:
-            known.append(locate(peer))
-            if known[0].startswith(SCHEME):
+            known.append(Offer.parse(locate(peer), names[peer]))
+            if sockets and known[0].socket_port is not None:
                 link = dial_socket(to, where, cards[peer], identity, hello, session_id, until, over)
             else:
                 link = dial(to, connect, hello, session_id, until, over)

@@ -15,15 +15,15 @@ import time
 from collections.abc import Callable, Mapping
 
 from enclave.channel import frames, tls
+from enclave.channel.addresses import Offer
 from enclave.channel.admission import Arrivals, why_no_hello
 from enclave.channel.link import Link
 from enclave.channel.socket_stream import LENGTH, SocketStream
 from enclave.errors import BadInput, Desynchronised, EnclaveError, PeerLost, Refused, SessionError, Untrusted
 from enclave.identity import Card, Identity, TrustStore
 
-__all__ = ["SCHEME", "SocketListener", "dial_socket"]
+__all__ = ["SocketListener", "dial_socket"]
 
-SCHEME = "tls://"
 _HELLO_S = 5.0
 _RETRY_S = 0.05
 _GREETERS = 256
@@ -33,7 +33,7 @@ _REFUSALS = 8
 
 
 class SocketListener:
-    """See `grpc_link.Listener`, whose arguments and errors are the same."""
+    """The port of a `grpc_link.Listener` that takes sockets; whoever comes is put with its arrivals."""
 
     def __init__(
         self,
@@ -43,25 +43,18 @@ class SocketListener:
         host: str,
         ports: range,
         peers: Mapping[int, Card],
+        arrivals: Arrivals,
     ) -> None:
         self._identity, self._trust, self._session_id = identity, trust, session_id
         self._ranks = {card.key_id: (rank, card.name) for rank, card in peers.items()}
-        self._taken: set[int] = set()
-        self.arrivals = Arrivals()
-        self.own_rank: int | None = None
+        self._arrivals = arrivals
         self._context()  # an unreadable key is found here, and not by the first peer
         self._socket = _bind(host, ports)
-        self._host = f"[{host}]" if ":" in host else host
         self.port: int = self._socket.getsockname()[1]
         self._greeters = threading.BoundedSemaphore(_GREETERS)
         self._over = False
         self._thread = threading.Thread(target=self._accept, name="accept", daemon=True)
         self._thread.start()
-
-    @property
-    def address(self) -> str:
-        """tls://host:port as bound."""
-        return f"{SCHEME}{self._host}:{self.port}"
 
     def close(self) -> None:
         """Frees the port. Links that were made go on."""
@@ -89,34 +82,36 @@ class SocketListener:
                 continue
             threading.Thread(target=self._greet, args=(connection,), name="greet", daemon=True).start()
 
-    def _greet(self, connection: socket.socket) -> None:
+    def _greet(self, raw: socket.socket) -> None:
+        connection: socket.socket | ssl.SSLSocket = raw
         try:
-            _prepare(connection, _HELLO_S)
-            self._admit(self._context().wrap_socket(connection, server_side=True))
-        except (OSError, EnclaveError, ValueError):
+            _prepare(raw, _HELLO_S)
+            connection = secure = self._context().wrap_socket(raw, server_side=True)
+            self._admit(secure)
+        except (OSError, EOFError, EnclaveError, ValueError):
             connection.close()
         finally:
             self._greeters.release()
 
     def _admit(self, connection: ssl.SSLSocket) -> None:
+        """Welcomes the caller, or says why not."""
         refusal, rank, name = self._who(connection)
-        if not refusal:
-            with self.arrivals.changed:
-                if rank in self._taken:
-                    refusal = f"{name} is connected already"
-                else:
-                    self._taken.add(rank)
+        if not refusal and not self._arrivals.claim(rank):
+            refusal = f"{name} is connected already"
         if refusal:
             return _refuse(connection, refusal)
-        refusal = self._hello(connection, rank)
+        try:
+            refusal = self._hello(connection, rank)
+        except (OSError, EOFError):
+            self._arrivals.waive(rank)
+            raise
         if refusal:
-            with self.arrivals.changed:
-                self._taken.discard(rank)
+            self._arrivals.waive(rank)
             return _refuse(connection, refusal)
         link = Link(rank, name)
         link.outbox.control(frames.control(frames.WELCOME, value=rank, text=self._session_id))
         SocketStream(link, connection)
-        self.arrivals.add(link)
+        self._arrivals.add(link)
 
     def _who(self, connection: ssl.SSLSocket) -> tuple[str, int, str]:
         try:
@@ -134,12 +129,12 @@ class SocketListener:
             return f"no greeting within {_HELLO_S:g} s"
         except ValueError as error:
             return f"expected a greeting, found {error}"
-        return why_no_hello(message, self._session_id, rank, self.own_rank)
+        return why_no_hello(message, self._session_id, rank, self._arrivals.own_rank)
 
 
 def dial_socket(
     link_to: tuple[int, str],
-    locate: Callable[[], str],
+    locate: Callable[[], Offer],
     card: Card,
     identity: Identity,
     hello: bytes,
@@ -150,7 +145,7 @@ def dial_socket(
     """Connects to the socket listener of one peer, again and again while nobody listens there yet.
 
     Args:
-        locate: tls://host:port of its worker; asked again after a failure.
+        locate: where its worker listens; asked again after a failure.
         until: when to give up, of the monotonic clock.
 
     Raises:
@@ -160,10 +155,10 @@ def dial_socket(
     roots = b"".join(pem.rstrip() + b"\n" for pem in card.certificates)
     why, refusals = "no connection", 0
     while not over():
-        host, _, port = locate().removeprefix(SCHEME).rpartition(":")
+        offer = locate()
         left = max(0.1, until - time.monotonic())
         try:
-            raw = socket.create_connection((host.strip("[]"), int(port)), left)
+            raw = socket.create_connection((offer.host.strip("[]"), offer.socket_port or 0), left)
         except OSError as error:
             why = error.strerror or type(error).__name__
         else:
@@ -172,16 +167,16 @@ def dial_socket(
             except ssl.SSLCertVerificationError:
                 raise _not_on_card(name) from None
             except (ssl.SSLError, ConnectionError, EOFError) as error:
+                why = _short(error)
+                if isinstance(error, ssl.SSLError) and "EOF" not in why and "ALERT" not in why:
+                    raise SessionError(f"what listens at the address of {name} is no worker of a session") from None
                 # In TLS 1.3 a server looks at the client's certificate last, and a refusal looks like this from here.
-                refusals = refusals + 1 if "ALERT" in str(error) or not isinstance(error, ssl.SSLError) else 0
-                if refusals >= _REFUSALS or (refusals and "CERTIFICATE" in str(error)):
+                refusals += 1
+                if refusals >= _REFUSALS or "ALERT_UNKNOWN_CA" in why or "CERTIFICATE" in why:
                     raise Untrusted(
                         f"{name} ends the connection when it sees this party's certificate",
                         hint=f"give your card to the operator of {name}",
                     ) from None
-                if isinstance(error, ssl.SSLError) and not refusals:
-                    raise SessionError(f"what listens at the address of {name} is no worker of a session") from None
-                why = _short(error)
             except TimeoutError:
                 why = "no answer"
             finally:

@@ -7,10 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from enclave.channel.admission import AnyListener
 from enclave.channel.grpc_link import Listener, open_channel
 from enclave.channel.linked import LinkedChannel
-from enclave.channel.socket_link import SocketListener
 from enclave.identity import Card, Identity, TrustStore
 
 NAMES = ("ada", "bob", "cyd")
@@ -31,17 +29,15 @@ class Parties:
     def cards(self, rank: int) -> dict[int, Card]:
         return {r: i.card for r, i in enumerate(self.identities) if r != rank}
 
-    def listener(self, rank: int, session: str, ports: range = ANY_PORT) -> Listener:
-        return Listener(self.identities[rank], self.trusts[rank], session, "127.0.0.1", ports, self.cards(rank))
-
-    def socket_listener(self, rank: int, session: str, ports: range = ANY_PORT) -> SocketListener:
-        return SocketListener(self.identities[rank], self.trusts[rank], session, "127.0.0.1", ports, self.cards(rank))
+    def listener(self, rank: int, session: str, ports: range = ANY_PORT, *, sockets: bool = False) -> Listener:
+        me, trust, cards = self.identities[rank], self.trusts[rank], self.cards(rank)
+        return Listener(me, trust, session, "127.0.0.1", ports, cards, sockets=sockets)
 
     def open(
         self,
         rank: int,
         session: str,
-        listener: AnyListener | None,
+        listener: Listener | None,
         locate: Callable[[int], str],
         deadline_s: float = 10,
         connect_s: float = 10,
@@ -61,10 +57,9 @@ class Parties:
         )
 
     def connect(self, session: str, deadline_s: float, transports: str = "ggg") -> tuple[LinkedChannel, ...]:
-        """A whole session in this process; each rank listens by gRPC (g) or a socket (s)."""
-        listeners: list[AnyListener | None] = [
-            None if r == BUYER else self.socket_listener(r, session) if t == "s" else self.listener(r, session)
-            for r, t in enumerate(transports)
+        """A whole session in this process; each rank offers gRPC alone (g), or sockets too (s)."""
+        listeners = [
+            None if r == BUYER else self.listener(r, session, sockets=t == "s") for r, t in enumerate(transports)
         ]
 
         def locate(rank: int) -> str:

@@ -82,7 +82,7 @@ def hello(session: str = "s", rank: int = 2, to: int = 0) -> bytes:
 @pytest.fixture
 def listener(parties: Parties) -> Iterator[Listener]:
     made = parties.listener(0, "s")
-    made.own_rank = 0
+    made.arrivals.own_rank = 0
     yield made
     made.close()
 
