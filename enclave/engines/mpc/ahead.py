@@ -22,7 +22,7 @@ A stock whose session fails before that (a peer does not come, or shows another 
 depends on it has left.
 
 Cost: the leader's disk keeps the plan's dealer bytes and 16 bytes for each MiB of them; the session's dealer bytes
-on the network are 0. Memory: two chunks of 1 MiB at a party, the largest entry of the tape at the dealer.
+on the network are 0. Memory: ten chunks of 1 MiB at the leader, the largest entry of the tape at the dealer.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ from enclave.errors import StoreError
 
 __all__ = ["Stock"]
 
-_READ_AHEAD_CHUNKS = 1  # opened and waiting while the one before is in use
+_READ_AHEAD_CHUNKS = 8  # opened and waiting while one is in use: what a large step asks for at once
 
 
 class Stock:

@@ -111,7 +111,7 @@ def dealt_stock(home: Path, size_bytes: int) -> tuple[Shelf, Binding]:
 
 
 def test_a_party_holds_few_chunks_while_it_is_dealt_to_and_while_it_uses_them(tmp_path: Path) -> None:
-    """Cost: what is received, sealed and written at a time; then one chunk in use, one ready, one being opened."""
+    """Cost: what is received, sealed and written at a time; then one chunk in use, eight ready, one being opened."""
     size = 20 * MIB + 12
     writing = peak_bytes(lambda: dealt_stock(tmp_path, size))
     assert writing < 5 * MIB, writing
@@ -128,7 +128,7 @@ def test_a_party_holds_few_chunks_while_it_is_dealt_to_and_while_it_uses_them(tm
                 left -= step
 
     reading = peak_bytes(use)
-    assert len(sums) > 200 and reading < 6 * CHUNK_BYTES, reading
+    assert len(sums) > 200 and reading < 12 * CHUNK_BYTES, reading
 
 
 def test_space_is_given_back_while_a_stock_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +141,6 @@ def test_space_is_given_back_while_a_stock_is_used(tmp_path: Path, monkeypatch: 
         assert len(list(folder.glob("*.part"))) == 4
         for _ in range(5):
             stock.take(MIB)
-        # Two parts are read, and of the third the chunk in use.
-        assert len(list(folder.glob("*.part"))) == 2
+        # Of four parts the first two are read and gone.
+        assert not {"00000.part", "00001.part"} & {path.name for path in folder.iterdir()}
     assert not folder.exists()
