@@ -137,8 +137,8 @@ def test_space_is_given_back_while_a_stock_is_used(tmp_path: Path, monkeypatch: 
     shelf, binding = dealt_stock(tmp_path, 8 * MIB)
     folder = tmp_path / "stock" / "dealt" / "job"
     with shelf.find(binding) as stock:
-        stock.use()
         assert len(list(folder.glob("*.part"))) == 4
+        stock.use()
         for _ in range(5):
             stock.take(MIB)
         # Of four parts the first two are read and gone.
