@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ __all__ = [
     "mark_used",
     "open_chunk",
     "part_path",
+    "read_key",
     "seal_chunk",
     "unusable",
 ]
@@ -184,6 +186,18 @@ def _bound(digest: bytes, index: int) -> bytes:
 def _wrapping(sealing_key: bytes, salt: bytes) -> bytes:
     # Safety: a fresh salt for every stock, so that this key seals one file key and a fixed nonce will do.
     return HKDF(SHA256(), 32, salt, b"enclave/v1/stock key").derive(sealing_key)
+
+
+def read_key(path: Path) -> bytes:
+    """The key that seals a party's stocks; raises StoreError when others may read it, or it is none."""
+    key, mode = path.read_bytes(), stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077 or len(key) != FILE_KEY_BYTES:
+        raise StoreError(
+            f"expected {FILE_KEY_BYTES} bytes of mode 0600 in {path}, found {len(key)} of mode {mode:04o}",
+            hint=f"remove it with what is beside it: {_AGAIN}",
+            code="store.stock",
+        )
+    return key
 
 
 def part_path(folder: Path, chunk: int) -> Path:

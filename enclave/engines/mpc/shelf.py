@@ -25,6 +25,7 @@ from enclave.engines.mpc.sealed import (
     erase,
     is_session_name,
     part_path,
+    read_key,
     seal_chunk,
     unusable,
 )
@@ -127,8 +128,8 @@ class Shelf:
         for name in gone:
             self.discard(name)
         for mark in (self._home / "spent").glob("*"):
-            with contextlib.suppress(OSError, ValueError):
-                if self._clock.unix_s() > int(mark.read_text() or 0):
+            with contextlib.suppress(OSError, ValueError):  # a mark that a crash left empty stays
+                if self._clock.unix_s() > int(mark.read_text()):
                     mark.unlink()
         return tuple(gone)
 
@@ -155,7 +156,7 @@ class Shelf:
         with self._locked():
             if not path.exists():
                 write_file(path, os.urandom(FILE_KEY_BYTES), 0o600)
-        return path.read_bytes()
+        return read_key(path)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

@@ -53,6 +53,7 @@ from enclave.engines.mpc.sealed import (
     mark_used,
     open_chunk,
     part_path,
+    read_key,
 )
 from enclave.errors import StoreError
 
@@ -97,7 +98,7 @@ class Stock:
         with as_store_error(f"cannot use what was dealt to {self.binding.session}"):
             mark_used(self.mark, self.binding)
             path = self._path / "head"
-            data, sealing_key = path.read_bytes(), (self._home / "key").read_bytes()
+            data, sealing_key = path.read_bytes(), read_key(self._home / "key")
             erase(path)
         try:
             secrets = Secrets.open(data, self._head, sealing_key)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,6 +185,37 @@ def test_a_crash_between_opening_and_use_leaves_nothing_usable(
     assert room.shelf(0).sweep(()) == (room.session,)
     room.deal()
     room.run()
+
+
+CRASH = """
+import os, signal, sys
+from pathlib import Path
+from enclave.engines.mpc import stock as stocks
+from enclave.engines.mpc.ahead import Binding, Shelf
+stocks.{point} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+home, digest, size = Path(sys.argv[1]), bytes.fromhex(sys.argv[2]), int(sys.argv[3])
+Shelf(home).find(Binding("job-1", 2, 0, digest, bytes(32), size)).use().words(1, 1)
+"""
+
+
+@pytest.mark.parametrize("point", ["erase", "_Reader"])
+def test_a_process_that_is_killed_leaves_nothing_usable(room: Room, point: str) -> None:
+    room.deal()
+    arguments = [str(room.root / "p0"), room.digest.hex(), str(room.dealt_bytes)]
+    died = subprocess.run([sys.executable, "-c", CRASH.format(point=point), *arguments], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert (room.folder(0) / "head").exists() == (point == "erase")
+    with pytest.raises(SessionError) as info:
+        room.find(0)
+    assert info.value.code == "session.stock"
+
+
+def test_a_key_that_others_may_read_is_refused(room: Room) -> None:
+    room.deal()
+    key = room.root / "p0" / "stock" / "key"
+    key.chmod(0o640)
+    with pytest.raises(StoreError, match="mode 0640"):
+        room.run()
 
 
 def test_a_crash_while_dealing_leaves_no_stock(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
