@@ -19,7 +19,8 @@ numbers that are known to be below 2^high in magnitude, and may be wrong where |
 
 Cost, for l = high - low bits and p words (1: the bit; 2: and the product; 3: and its truncation):
 1 round; 8 B an element from every party, and l (16 + 8 p) B from the leader; l (16 + 8 p) + 8 p B dealt, 12 B more
-for a truncation: 2032 B for a ReLU over all bits. A party's work is l (1 + p / 2) AES calls a threshold.
+for a truncation: 2032 B for a ReLU over all bits; and 32 or 48 B for the keys of the hashes. A party's work is
+l (1 + p / 2) AES calls a threshold.
 Reveals: nothing: r is uniform and used once. A party's key is pseudorandom under the assumption below.
 Assumption: AES with a public key behaves as a random permutation, which makes x -> AES(sigma(x)) ^ sigma(x) circular
 correlation robust. Seeds have 127 unknown bits; an adversary that evaluates AES q times against the m nodes dealt
@@ -54,7 +55,7 @@ class CompareByKey:
     """Randomness for comparing n values with any number of thresholds.
 
     Attributes:
-        hashes: two words for each public AES key; the leader's, which passes them on.
+        hashes: two words for each AES key of the hashes; public, drawn from the leader's key stream.
         roots: the parties' roots, (n, 2) each.
         product: whether b x is wanted, or b (x >> shift).
     """
@@ -73,6 +74,11 @@ class CompareByKey:
         return "compare-by-key"
 
     @property
+    def levels(self) -> int:
+        """Bits that are compared."""
+        return self.high - self.low
+
+    @property
     def payload(self) -> int:
         """Words that a key yields."""
         return payload_words(self.product, self.shift)
@@ -84,29 +90,38 @@ class CompareByKey:
 
     @property
     def dealt(self) -> tuple[Spec, ...]:
-        """Corrections of seeds and of words; what the shares of u f start from; factors that are not linear in r."""
-        levels, p = self.high - self.low, self.payload
-        keys = (clear(levels, self.n, 2), clear(levels, p, self.n), additive(p, self.n))
+        """The key's common part; what the shares of u f start from; the factors that are not linear in r."""
+        key = clear(2 * hash_count(self.payload) + self.levels * (2 + self.payload) * self.n)
+        start = additive(self.payload, self.n)
         if not self.shift:
-            return keys
-        return (*keys, additive(self.n), additive(self.n, dtype="u4" if self.shift <= 32 else "u8"))
+            return key, start
+        return key, start, additive(self.n), additive(self.n, dtype="u4" if self.shift <= 32 else "u8")
 
     def values(self, free: tuple[Array, ...], draw: Draw) -> tuple[Array, ...]:
-        """From r and the roots."""
+        """From r, the roots and the keys of the hashes."""
         (r,) = free
-        levels = self.high - self.low
-        alpha = (r >> U(self.low)) & U((1 << levels) - 1)
+        alpha = (r >> U(self.low)) & U((1 << self.levels) - 1)
         sign = (r >> U(self.high)) & U(1)
         factors = [np.ones_like(r)]
         if self.product:
             factors += [r >> U(self.shift), r >> U(SIGN)] if self.shift else [r]
         stacked = np.stack(factors)
-        roots = [_root(draw.mask(ref), party) for party, ref in enumerate(self.roots)]
-        seeds, words = dcf_keys(_hashes(draw.mask(self.hashes)), levels, alpha, stacked * (U(1) - sign - sign), roots)
-        start = stacked * (sign ^ (alpha >> U(levels - 1)))
+        hashes, roots = draw.mask(self.hashes), [_root(draw.mask(ref), party) for party, ref in enumerate(self.roots)]
+        seeds, words = dcf_keys(_keys(hashes), self.levels, alpha, stacked * (U(1) - sign - sign), roots)
+        key = np.concatenate([hashes.reshape(-1), seeds.reshape(-1), words.reshape(-1)])
+        start = stacked * (sign ^ (alpha >> U(self.levels - 1)))
         if not self.shift:
-            return seeds, words, start
-        return seeds, words, start, factors[1], factors[2].astype(self.dealt[-1].dtype)
+            return key, start
+        return key, start, factors[1], factors[2].astype(self.dealt[-1].dtype)
+
+    def evaluate(self, party: int, key: Array, root: Array, start: Array, points: Sequence[Array]) -> list[Array]:
+        """Shares of u f, (payload, n), at each of the points c'."""
+        n, p = self.n, self.payload
+        count = hash_count(p)
+        hashes, seeds, words = np.split(key, [2 * count, 2 * (count + self.levels * n)])
+        keys, own = _keys(hashes.reshape(count, 2)), _root(root, party)
+        seeds, words = seeds.reshape(self.levels, n, 2), words.reshape(self.levels, p, n)
+        return [start + dcf_evaluate(keys, party, point >> U(self.low), own, seeds, words) for point in points]
 
 
 def payload_words(product: bool, shift: int) -> int:
@@ -114,7 +129,12 @@ def payload_words(product: bool, shift: int) -> int:
     return (3 if shift else 2) if product else 1
 
 
-def _hashes(words: Array) -> list[AesKey]:
+def hash_count(payload: int) -> int:
+    """AES keys: for seeds, and for each two words of the payload."""
+    return 1 + -(-payload // 2)
+
+
+def _keys(words: Array) -> list[AesKey]:
     return [AesKey(row.tobytes()) for row in words]
 
 
@@ -144,49 +164,39 @@ def compare_by_key(
     """
     if session.parties != PARTIES:
         raise BadSpec(f"comparison by keys is for {PARTIES} parties, found {session.parties}")
-    n, payload = x.shape[0], payload_words(product, shift)
-    hashes = session.new_mask((1 + -(-payload // 2), 2), 0)
-    roots = (session.new_mask((n, 2), 0), session.new_mask((n, 2), 1))
-    entry = CompareByKey(n, hashes, roots, product, shift, low, high)
-    r, seeds, words, start, *factors = session.deal(entry)
-    c, hash_words, seeds, words = yield [
-        Item("compare", session.local(lambda x, r: x + r, (n,), x, r)),
-        Item("hash", session.mask_share(hashes), "xor", sender=0),
-        Item("key", seeds, "xor", sender=0),
-        Item("key", words, "xor", sender=0),
-    ]
-    shape, party = (len(thresholds), n), session.rank or 0
+    n, hashes = x.shape[0], hash_count(payload_words(product, shift))
+    leaders = session.new_mask((hashes + n, 2), 0)
+    roots = (leaders.rows(hashes, hashes + n), session.new_mask((n, 2), 1))
+    entry = CompareByKey(n, leaders.rows(0, hashes), roots, product, shift, low, high)
+    r, key, start, *factors = session.deal(entry)
+    masked = session.local(lambda x, r: x + r, (n,), x, r)
+    c, key = yield [Item("compare", masked), Item("key", key, "xor", sender=0)]
+    party, spec = session.rank or 0, additive(len(thresholds), n)
+    one = U(1 if session.leader else 0)
 
-    def evaluate(c: Array, hash_words: Array, seeds: Array, words: Array, root: Array, start: Array) -> Array:
-        keys, own = _hashes(hash_words), _root(root, party)
-        points = [(c - t) >> U(low) for t in thresholds]
-        return np.stack([start + dcf_evaluate(keys, party, point, own, seeds, words) for point in points])
+    def outcome(c: Array, key: Array, root: Array, start: Array, r: Array, *factors: Array) -> tuple[Array, ...]:
+        """Shares of b f are those of u f where the sign of c' is 1, and of f - u f where it is 0."""
+        points = [c - t for t in thresholds]
+        bits, products = [], []
+        for point, u in zip(points, entry.evaluate(party, key, root, start, points), strict=True):
+            sign = ((point >> U(high)) & U(1)).astype(bool)
+            b = np.where(sign, u[0], one - u[0])
+            bits.append(b)
+            if product:
+                gated = [np.where(sign, u[1 + i], f - u[1 + i]) for i, f in enumerate(factors or (r,))]
+                products.append(_shifted(shift, c, b, *gated) if shift else c * b - gated[0])
+        return (np.stack(bits), np.stack(products)) if product else (np.stack(bits),)
 
-    root = session.mask_share(roots[party])
-    u = session.local(evaluate, (shape[0], payload, n), c, hash_words, seeds, words, root, start)
-    signs = session.local(lambda c: np.stack([((c - t) >> U(high)) & U(1) for t in thresholds]), shape, c)
-    ones = session.local(lambda c: np.full(n, U(1 if session.leader else 0)), (n,), c)
-    bits = _gated(session, shape, signs, u, 0, ones)
-    if not product:
-        return bits, None
-    if not shift:
-        hidden = _gated(session, shape, signs, u, 1, r)
-        return bits, session.local(lambda c, b, h: c * b - h, shape, c, bits, hidden)
-    high_part, top = (_gated(session, shape, signs, u, 1 + i, factor) for i, factor in enumerate(factors))
-    return bits, session.local(lambda *a: _shifted(shift, *a), shape, c, bits, high_part, top)
-
-
-def _gated(session: Session, shape: tuple[int, int], signs: Tensor, u: Tensor, word: int, factor: Tensor) -> Tensor:
-    """Shares of b f from those of u f and of f: u where the sign of c' is 1, 1 - u where it is 0. Local."""
-    return session.local(
-        lambda s, u, f: np.where(s.astype(bool), u[:, word], f.astype(U) - u[:, word]), shape, signs, u, factor
+    found = session.local(
+        outcome, (spec, spec) if product else (spec,), c, key, session.mask_share(roots[party]), start, r, *factors
     )
+    return found[0], found[1] if product else None
 
 
-def _shifted(shift: int, c: Array, bits: Array, high_part: Array, top: Array) -> Array:
+def _shifted(shift: int, c: Array, b: Array, high_part: Array, top: Array) -> Array:
     """Shares of b (x >> shift): where b = 1, c = x + r has wrapped exactly when r63 = 1 and c63 = 0."""
     wrapped = ((~c >> U(SIGN)) * top) << U(64 - shift)
-    return np.asarray((c >> U(shift)) * bits - high_part + wrapped)
+    return np.asarray((c >> U(shift)) * b - high_part + wrapped)
 
 
 def relu_by_key(session: Session, x: Tensor, shift: int = 0) -> Protocol[tuple[Tensor, Tensor]]:
