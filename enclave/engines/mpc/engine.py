@@ -183,7 +183,7 @@ class MpcEngine(LinearEngine):
     def _folded(self, spread: Tensor, windows: Geometry, shape: tuple[int, ...], bits: int) -> RingTensor:
         """Adds (N C OH OW, KH KW) words where their windows took them from, to images of `shape`."""
         n, c, height, width = shape
-        share = self.session.local(lambda s: windows.fold(s.T, (n * c, 1, height, width)).reshape(shape), shape, spread)
+        share = self.session.local(lambda s: windows.fold(s, (n * c, height, width)).reshape(shape), shape, spread)
         return self._new(share, shape, bits)
 
     def argmax_onehot(self, x: RingTensor) -> RingTensor:

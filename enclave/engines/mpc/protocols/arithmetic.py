@@ -116,15 +116,16 @@ class Conv2d:
         """The convolution modulo 2^64, by a matrix product with the windows."""
         windows, found = self.geometry(y.shape), np.empty(self.shape(x.shape, y.shape), U)
         for rows, ins, outs in _pieces(windows, x.shape, y.shape, self.groups):
+            weight = y[outs].transpose(2, 3, 1, 0).reshape(-1, y[outs].shape[0])
+            product = MatMul().apply(windows.unfold(x[rows, ins]), weight)
             part = found[rows, outs]
-            product = MatMul().apply(y[outs].reshape(y[outs].shape[0], -1), windows.unfold(x[rows, ins]))
-            part[...] = product.reshape(part.shape[1], part.shape[0], *part.shape[2:]).swapaxes(0, 1)
+            part[...] = product.reshape(part.shape[0], *part.shape[2:], part.shape[1]).transpose(0, 3, 1, 2)
         return found
 
 
 @dataclass(frozen=True, slots=True)
 class ConvWeightGradient:
-    """The gradient of the weight: images (N, C, H, W) with output gradients (N, O, OH, OW) -> (O, C/groups, *kernel)."""
+    """The gradient of the weight: images (N, C, H, W) with output gradients (N, O, OH, OW) -> (O, C/groups, KH, KW)."""
 
     conv: Conv2d
     kernel: tuple[int, int]
@@ -144,10 +145,10 @@ class ConvWeightGradient:
         found = np.zeros(self.shape(x.shape, y.shape), U)
         windows = self.conv.geometry(found.shape)
         for rows, ins, outs in _pieces(windows, x.shape, found.shape, self.conv.groups):
-            delta = np.ascontiguousarray(y[rows, outs].swapaxes(0, 1)).reshape(found[outs].shape[0], -1)
-            found[outs] += (
-                MatMul(transpose_y=True).apply(delta, windows.unfold(x[rows, ins])).reshape(found[outs].shape)
-            )
+            part = found[outs]
+            delta = y[rows, outs].swapaxes(0, 1).reshape(part.shape[0], -1)
+            product = MatMul().apply(delta, windows.unfold(x[rows, ins]))
+            part += product.reshape(part.shape[0], *self.kernel, part.shape[1]).transpose(0, 3, 1, 2)
         return found
 
 
@@ -165,17 +166,24 @@ class ConvInputGradient:
 
     def uses_torch(self, x: Shape, y: Shape) -> bool:
         """See `Mul.uses_torch`."""
-        return _windowed_uses_torch(self.conv.geometry(y), self.shape(x, y), y, self.conv.groups)
+        whole, mirrored = self._as_correlation(x, y)
+        return self._correlation().uses_torch(whole, mirrored)
 
     def apply(self, x: Array, y: Array) -> Array:
-        """The transposed convolution modulo 2^64."""
-        found = np.empty(self.shape(x.shape, y.shape), U)
-        windows = self.conv.geometry(y.shape)
-        for rows, ins, outs in _pieces(windows, found.shape, y.shape, self.conv.groups):
-            delta = np.ascontiguousarray(x[rows, outs].swapaxes(0, 1)).reshape(y[outs].shape[0], -1)
-            columns = MatMul(transpose_x=True).apply(y[outs].reshape(y[outs].shape[0], -1), delta)
-            found[rows, ins] = windows.fold(columns, found[rows, ins].shape)
-        return found
+        """The transposed convolution modulo 2^64: a correlation with the mirrored kernel."""
+        groups = self.conv.groups
+        mirrored = y.reshape(groups, -1, *y.shape[1:]).swapaxes(1, 2)[..., ::-1, ::-1]
+        stretched = self.conv.geometry(y.shape).stretched(x, self.image)
+        return self._correlation().apply(stretched, mirrored.reshape(self._as_correlation(x.shape, y.shape)[1]))
+
+    def _correlation(self) -> Conv2d:
+        return Conv2d((1, 1), (0, 0, 0, 0), self.conv.dilation, self.conv.groups)
+
+    def _as_correlation(self, x: Shape, y: Shape) -> tuple[Shape, Shape]:
+        """Shapes of the images and the weight of the correlation."""
+        groups, dilation = self.conv.groups, self.conv.dilation
+        sides = tuple(side + dilation[k] * (y[2 + k] - 1) for k, side in enumerate(self.image))
+        return (*x[:2], *sides), (y[1] * groups, y[0] // groups, *y[2:])
 
 
 def _pieces(windows: Geometry, images: Shape, weight: Shape, groups: int) -> Iterator[tuple[slice, slice, slice]]:

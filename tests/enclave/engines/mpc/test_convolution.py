@@ -52,7 +52,7 @@ def words(x: np.ndarray) -> np.ndarray:
 def test_operators_are_exact(
     conv: Conv2d, image: tuple[int, ...], weight: tuple[int, ...], at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(windows, "_COLUMN_WORDS", at_once)
+    monkeypatch.setattr(windows, "_MATRIX_WORDS", at_once)
     x, w, delta = made(conv, image, weight)
     y, dw, dx = by_torch(conv, x, w, delta)
     on_weight, on_image = ConvWeightGradient(conv, weight[2:]), ConvInputGradient(conv, image[2:])
