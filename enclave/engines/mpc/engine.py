@@ -14,9 +14,9 @@ import numpy as np
 from enclave.engines.interface import Engine
 from enclave.engines.mpc import pooling
 from enclave.engines.mpc.linear import CHUNK, LinearEngine
-from enclave.engines.mpc.protocols import division, saturating, selection, smooth
+from enclave.engines.mpc.protocols import division, saturating, selection, signs, smooth
 from enclave.engines.mpc.protocols.arithmetic import truncate
-from enclave.engines.mpc.protocols.comparison import Bits, bit_share, compare, gated, relu
+from enclave.engines.mpc.protocols.comparison import Bits, bit_share, gated, relu
 from enclave.engines.mpc.protocols.pairs import MOST_COLUMNS
 from enclave.engines.mpc.protocols.pooling import Tournament, maximum_gradient, maximum_with_bits
 from enclave.engines.mpc.protocols.softmax import RATIO_BITS, softmax
@@ -53,22 +53,25 @@ class MpcEngine(LinearEngine):
     # ---- comparisons
     def ge_zero(self, x: RingTensor) -> RingTensor:
         """See `Engine.ge_zero`."""
-
-        def bits(x: Tensor) -> Protocol[Tensor]:
-            found = yield from compare(self.session, x, np.zeros(1, U))
-            share = bit_share(self.session, found)
-            return self.session.local(lambda b: b[0], x.shape, share)
-
-        return self._flat(x, bits, 0)
+        return self._flat(x, lambda a: signs.is_positive(self.session, a), 0)
 
     def relu(self, x: RingTensor) -> RingTensor:
         """See `Engine.relu`."""
-        return self._relu(x)[0]
+        shift, bits = self._excess(x), self._frac_bits if x.pending else x.frac_bits
+        return self._flat(x, lambda a: signs.relu(self.session, a, shift), bits)
 
     def relu_with_gate(self, x: RingTensor) -> tuple[RingTensor, Gate]:
         """See `Engine.relu_with_gate`."""
-        y, bits = self._relu(x)
-        return y, Gate(tuple(bits), x.shape)
+        found: list[Bits] = []
+        shift, bits = self._excess(x), self._frac_bits if x.pending else x.frac_bits
+
+        def positive(a: Tensor) -> Protocol[Tensor]:
+            y, compared = yield from relu(self.session, a, shift)
+            found.append(compared)
+            return y
+
+        y = self._flat(x, positive, bits)
+        return y, Gate(tuple(found), x.shape)
 
     def gated(self, gate: Gate, x: RingTensor) -> RingTensor:
         """See `Engine.gated`."""
@@ -82,17 +85,6 @@ class MpcEngine(LinearEngine):
         size = sum(piece.shape[0] for piece in pieces)
         whole = pieces[0] if len(pieces) == 1 else self.session.local(lambda *p: np.concatenate(p), (size,), *pieces)
         return self._new(whole, (size,), 0).reshaped(gate.shape)
-
-    def _relu(self, x: RingTensor) -> tuple[RingTensor, list[Bits]]:
-        found: list[Bits] = []
-        shift, bits = self._excess(x), self._frac_bits if x.pending else x.frac_bits
-
-        def positive(a: Tensor) -> Protocol[Tensor]:
-            y, compared = yield from relu(self.session, a, shift)
-            found.append(compared)
-            return y
-
-        return self._flat(x, positive, bits), found
 
     def _windows(
         self,

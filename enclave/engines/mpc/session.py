@@ -104,6 +104,7 @@ class Session(ABC):
         self.rounds = 0
         self.stage = ""
         self.network = Network()
+        self.deals_keys = True  # of comparison functions: see `protocols.signs`
         self._streams = 1  # stream 0 is never used, so that a forgotten number shows
         self._hash = hashlib.sha256()
 

@@ -66,6 +66,7 @@ class FreeSession(PartySession):
         progress: Callable[[int, str], None] | None = None,
     ) -> None:
         super().__init__(channel, parties, digest, observer=observer, progress=progress)
+        self.deals_keys = False
         self._told = 0
         self.dealt_bytes = 0  # sent by the dealer, to the leader
 

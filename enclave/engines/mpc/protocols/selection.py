@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.mpc.kernels import from_planes
-from enclave.engines.mpc.protocols.comparison import bit_share, comparison, relu, tail
+from enclave.engines.mpc.protocols import signs
+from enclave.engines.mpc.protocols.comparison import bit_share, comparison, tail
 from enclave.engines.mpc.protocols.pairs import MOST_COLUMNS, Pairs, pair_differences, tally
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Array, Draw, Spec, additive, packed_bits
@@ -110,7 +111,7 @@ def _tournament_onehot(session: Session, x: Tensor, bits: int) -> Protocol[Tenso
 def maximum(session: Session, x: Tensor) -> Protocol[Tensor]:
     """x: (rows, columns) -> (rows,): max(a, b) = b + relu(a - b), level by level.
 
-    Cost: 4 ceil(log2 columns) rounds, columns - 1 ReLUs a row. Exact. Reveals: nothing.
+    Cost: ceil(log2 columns) levels of a ReLU's rounds, columns - 1 ReLUs a row. Exact. Reveals: nothing.
     """
     rows, columns = x.shape
     while columns > 1:
@@ -118,7 +119,7 @@ def maximum(session: Session, x: Tensor) -> Protocol[Tensor]:
         left = session.local(lambda x, h=half: x[:, :h], (rows, half), x)
         right = session.local(lambda x, h=half: x[:, h : 2 * h], (rows, half), x)
         gap = session.local(lambda a, b: (a - b).reshape(-1), (rows * half,), left, right)
-        positive, _ = yield from relu(session, gap)
+        positive = yield from signs.relu(session, gap)
         rest = columns - 2 * half
 
         def merge(p: Array, b: Array, x: Array, h: int = half) -> Array:
@@ -174,17 +175,18 @@ def stage_sizes(n: int) -> Iterator[int]:
 def sorted_keys(session: Session, keys: Tensor) -> Protocol[Tensor]:
     """Flat integer keys in ascending order.
 
-    Cost: 4 rounds a stage, log2(n) (log2(n) + 1) / 2 stages, one ReLU a comparator, about n log2(n)^2 / 4 of them.
+    Cost: a ReLU's rounds a stage, log2(n) (log2(n) + 1) / 2 stages, one ReLU a comparator, of which there are about
+    n log2(n)^2 / 4.
     Safety: |key| < 2^62. Reveals: nothing: the network is public.
     """
     n = keys.shape[0]
     if session.blank:
         for count in stage_sizes(n):
-            yield from relu(session, session.local(np.subtract, (count,), keys))
+            yield from signs.relu(session, session.local(np.subtract, (count,), keys))
         return keys
     for low, high in sort_stages(n):
         gap = session.local(lambda x, a=low, b=high: x[a] - x[b], (len(low),), keys)
-        excess, _ = yield from relu(session, gap)  # what the lower place has too much
+        excess = yield from signs.relu(session, gap)  # what the lower place has too much
 
         def move(x: Array, e: Array, a: Array = low, b: Array = high) -> Array:
             out = x.copy()
