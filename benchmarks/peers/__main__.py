@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from subprocess import CalledProcessError
 
 from benchmarks.peers import environment
 from benchmarks.peers.fleet import serve
@@ -14,9 +15,13 @@ _USAGE = "usage: python -m benchmarks.peers install [DIR] | JSON (the task of a 
 
 
 def main(arguments: list[str]) -> int:
-    """0, or 2 with a line on standard error when the arguments make no sense."""
+    """0; 1 when an environment cannot be made; 2 with a line on standard error when the arguments make no sense."""
     if arguments[:1] == ["install"] and len(arguments) <= 2:
-        environment.install(Path(arguments[1]) if len(arguments) == 2 else environment.DEFAULT)
+        try:
+            environment.install(Path(arguments[1]) if len(arguments) == 2 else environment.DEFAULT)
+        except (RuntimeError, CalledProcessError) as error:
+            print(error, file=sys.stderr)
+            return 1
         return 0
     if len(arguments) != 1:
         print(_USAGE, file=sys.stderr)

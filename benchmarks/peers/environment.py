@@ -16,6 +16,7 @@ PACKAGES = {
     "crypten": ("torch==2.13.0", "numpy==2.4.6", "onnx==1.23.2", "pyyaml==6.0.3", "omegaconf==2.4.0"),
     "spu": ("spu==0.9.5", "jax==0.4.34", "numpy==1.26.4"),
 }
+_PYTHON = (3, 11)
 _PROBES = {
     "crypten": "from benchmarks.peers import stub; stub.install(); import crypten",
     "spu": "import spu",
@@ -23,7 +24,12 @@ _PROBES = {
 
 
 def install(folder: Path) -> None:
-    """Makes or completes the environments. Raises CalledProcessError when a package cannot be had."""
+    """Makes or completes the environments.
+
+    Raises RuntimeError for a Python that a peer has no build for, CalledProcessError when a package cannot be had.
+    """
+    if sys.version_info[:2] != _PYTHON:
+        raise RuntimeError(f"expected Python 3.11, the last that SPU 0.9.5 has a build for, found {sys.version}")
     venv.EnvBuilder(symlinks=True).create(folder)
     for peer, packages in PACKAGES.items():
         home = folder / peer

@@ -41,12 +41,12 @@ class Task:
 
     @classmethod
     def parse(cls, text: str) -> Task:
-        """Raises ValueError saying what is wrong."""
+        """Raises ValueError saying what is wrong. Fields that it does not know are for others."""
         fields = json.loads(text)
         names = tuple(cls.__dataclass_fields__)
-        if not isinstance(fields, dict) or set(fields) != set(names):
+        if not isinstance(fields, dict) or not set(names) <= set(fields):
             raise ValueError(f"expected an object with {', '.join(names)}, found {text[:200]}")
-        task = cls(**{**fields, "ports": tuple(fields["ports"])})
+        task = cls(**{**{name: fields[name] for name in names}, "ports": tuple(fields["ports"])})
         for name, value, allowed in (
             ("system", task.system, SYSTEMS),
             ("kind", task.kind, KINDS),
