@@ -22,6 +22,7 @@ __all__ = ["FILE_NAME", "NodeConfig", "readdress", "write_default"]
 
 FILE_NAME = "node.toml"
 PROFILES = ("production", "development")
+TRANSPORTS = ("grpc", "socket")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class NodeConfig:
         listen: host:port of the control port; port 0 lets the system choose.
         advertise: host:port under which others reach it; empty means as `listen`.
         worker_ports: lowest and highest port for sessions; (0, 0) lets the system choose.
+        transport: `socket` offers links without gRPC to peers that offer them too; each session then takes two ports.
         profile: `production` refuses to run where a claim of the receipt would be false.
         max_jobs: sessions that run at a time; the others wait.
         max_open_jobs_per_buyer: jobs of one buyer that are not final.
@@ -51,6 +53,7 @@ class NodeConfig:
     listen: str = "127.0.0.1:7600"
     advertise: str = ""
     worker_ports: tuple[int, int] = (0, 0)
+    transport: str = "grpc"
     profile: str = "production"
     max_jobs: int = 4
     max_open_jobs_per_buyer: int = 64
@@ -75,10 +78,14 @@ class NodeConfig:
         if (low, high) != (0, 0):
             if not 1024 <= low <= high <= 65_535:
                 raise _bad("worker_ports", "[0, 0] or two ports 1024 <= low <= high <= 65535", [low, high])
-            if high - low + 1 < self.max_jobs:
-                raise _bad("worker_ports", f"at least max_jobs = {self.max_jobs} ports", f"{high - low + 1} ports")
+            needed = self.max_jobs * (2 if self.transport == "socket" else 1)
+            if high - low + 1 < needed:
+                text = f"at least {needed} ports for max_jobs = {self.max_jobs}"
+                raise _bad("worker_ports", text, f"{high - low + 1} ports")
             if low <= self.listen_port <= high:
                 raise _bad("worker_ports", f"a range without the control port {self.listen_port}", [low, high])
+        if self.transport not in TRANSPORTS:
+            raise _bad("transport", " or ".join(TRANSPORTS), self.transport)
         if self.profile not in PROFILES:
             raise _bad("profile", " or ".join(PROFILES), self.profile)
         for key, (least, most) in _BOUNDS.items():
@@ -226,6 +233,7 @@ _COMMENTS: Mapping[str, str] = {
     "listen": "host:port of this node's control port",
     "advertise": "host:port under which others reach it; empty: as listen",
     "worker_ports": "lowest and highest port for sessions; [0, 0]: the system chooses",
+    "transport": "grpc | socket; socket: less work a byte, where the other node offers it too",
     "profile": "production | development; production refuses to run where a claim would be false",
     "max_jobs": "sessions at a time; others wait",
     "max_open_jobs_per_buyer": "jobs of one buyer that are not finished",

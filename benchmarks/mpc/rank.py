@@ -21,9 +21,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from enclave.channel.buffers import keep_freed_memory
 from enclave.channel.tls import require_tls13
 
 require_tls13()
+keep_freed_memory()
 
 import numpy as np  # noqa: E402
 

@@ -43,10 +43,11 @@ def _tls_versions() -> str:
     return "1.3"
 
 
-def node_claims(profile: str) -> tuple[str, ...]:
-    """Lines "node.key=value" about this machine alone."""
+def node_claims(profile: str, transport: str = "grpc") -> tuple[str, ...]:
+    """Lines "node.key=value" about this machine alone. `transport` is what its workers offer."""
     return (
         f"node.profile={profile}",
+        f"node.transport={'TLS socket where the peer offers it, else gRPC' if transport == 'socket' else 'gRPC'}",
         f"node.version={enclave.__version__}",
         f"node.python={platform.python_version()}",
         f"node.assertions={'on' if __debug__ else 'off'}",

@@ -152,6 +152,7 @@ class Order(Value):
     profile: str = "production"
     deal: bool = False
     stock_bytes_limit: int = 0
+    transport: str = "grpc"
 
 
 @dataclass(frozen=True, slots=True)

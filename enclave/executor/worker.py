@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from enclave.channel.buffers import keep_freed_memory
 from enclave.errors import BadData, EnclaveError, Refused
 from enclave.executor.orders import (
     Endpoint,
@@ -156,6 +157,7 @@ class _Node:
 def main() -> int:
     """Runs one session; returns the exit status: 0 when an outcome was told, 3 when the node is gone."""
     no_core_dumps()
+    keep_freed_memory()
     orders, events = _claim_pipes()
     _import_engine()
     node = _Node(orders, events)
@@ -222,7 +224,8 @@ def _session(order: Order, node: _Node, evidence: Evidence) -> None:
         catalogue, ref = Catalogue(home, identity.name), job.spec.datasets[job.rank]
         rows = _fitting(lambda: catalogue.rows(ref, job.spec.encoding), identity.name)
     ports = range(order.port_low, order.port_high + 1)
-    listener = Listener(identity, trust, job.spec.job_id, order.listen_host, ports, job.peers)
+    sockets = order.transport == "socket"
+    listener = Listener(identity, trust, job.spec.job_id, order.listen_host, ports, job.peers, sockets=sockets)
     node.emit(WorkerEvent(listening=Endpoint(listener.address)))
     run_session(
         order.spec,
@@ -249,7 +252,8 @@ def _deal(order: Order, node: _Node, job: Assignment, identity: Identity, trust:
 
     ports = range(order.port_low, order.port_high + 1)
     session_id = dealing_session_id(job.spec.job_id)
-    listener = Listener(identity, trust, session_id, order.listen_host, ports, job.peers)
+    sockets = order.transport == "socket"
+    listener = Listener(identity, trust, session_id, order.listen_host, ports, job.peers, sockets=sockets)
     node.emit(WorkerEvent(listening=Endpoint(listener.address)))
     run_dealing(
         order.spec,

@@ -99,7 +99,7 @@ def open_node(home: Path, *, role: str = "", clock: Clock | None = None, silence
     with contextlib.ExitStack() as stack:
         stack.callback(store.close)
         jobs = open_jobs(store, identity, clock, config)
-        claims = node_claims(config.profile)
+        claims = node_claims(config.profile, config.transport)
         executor = LocalExecutor(home / "logs", threads=max(1, (os.cpu_count() or 1) // config.max_jobs))
         stack.callback(executor.close)
         parts = Parts(

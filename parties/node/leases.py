@@ -233,6 +233,7 @@ class Leases:
             profile=config.profile,
             deal=deal,
             stock_bytes_limit=config.max_stock_bytes,
+            transport=config.transport,
         )
         self._dealings[record.job_id] += deal
         runner = Runner(self._desk, record.spec(), order, worker_id, self._done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from enclave.channel.addresses import Offer
 from enclave.errors import EnclaveError, PeerLost, SessionError
 from enclave.identity import Identity, TrustStore
 from enclave.identity.card import is_address
@@ -32,9 +33,7 @@ class NodePeers:
             try:
                 with self._client(spec, rank) as client:
                     found = client.locate(spec.job_id, within_s=86_400.0, stop=stop)
-                if not found or not is_address(found):
-                    raise SessionError("the address of its worker is not host:port", code="session.ended")
-                return found
+                return str(Offer.parse(found, party.name))
             except SessionError as error:
                 # A node that restarts just now is asked again; a job that ended there is over here too.
                 if error.code == "session.ended":

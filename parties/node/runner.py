@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from enclave.channel.addresses import Offer
 from enclave.clock import Clock
 from enclave.errors import BadSpec, EnclaveError, PolicyRefused, SessionError
 from enclave.executor.local import LocalExecutor, WorkerProcess
@@ -172,8 +173,8 @@ class Runner:
 
     def _take(self, worker: WorkerProcess, event: WorkerEvent) -> Outcome | None:
         if event.listening is not None:
-            port = event.listening.address.rpartition(":")[2]
-            self._address = f"{self._desk.advertised_host}:{port}"
+            offer = Offer.parse(event.listening.address, "this node")
+            self._address = str(offer.at(self._desk.advertised_host))
             self._listening.set()
         elif event.locate is not None:
             # Its own thread: the peer's worker may take a while, and the pipe must be read meanwhile.

@@ -78,6 +78,8 @@ def test_an_unknown_key_is_named_with_the_known_ones() -> None:
         "worker_ports = [7000, 6999]",
         "worker_ports = [80, 90]",
         "worker_ports = [7000, 7001]\nmax_jobs = 3",
+        "worker_ports = [7000, 7006]\nmax_jobs = 4\ntransport = 'socket'",
+        "transport = 'tls'",
         "worker_ports = [7000, 70000]",
         "worker_ports = [7000.0, 7100]",
         "worker_ports = [7590, 7610]",
