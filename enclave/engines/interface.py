@@ -263,11 +263,11 @@ class Engine(Protocol):
         ...
 
     def reciprocal(self, x: Secret, low: float, high: float) -> Secret:
-        """1/x for 0 < low <= x <= high."""
+        """1/x for 0 < low <= x <= high, to 2^-9 of the value; x counts as `low` below it, and as `high` above."""
         ...
 
     def inverse_sqrt(self, x: Secret, low: float, high: float) -> Secret:
-        """x^-1/2 for 0 < low <= x <= high."""
+        """x^-1/2 for 0 < low <= x <= high, to 2^-9 of the value; beyond, x counts as the nearer end."""
         ...
 
     def divide_integers(self, numerator: Secret, denominator: Secret, bits: int) -> Secret:

@@ -23,6 +23,8 @@ class TapeKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TAPE_KIND_SATURATING: _ClassVar[TapeKind]
     TAPE_KIND_PAIRS: _ClassVar[TapeKind]
     TAPE_KIND_SOFTMAX: _ClassVar[TapeKind]
+    TAPE_KIND_EXPONENTIAL: _ClassVar[TapeKind]
+    TAPE_KIND_BRACKETED: _ClassVar[TapeKind]
     TAPE_KIND_MASK: _ClassVar[TapeKind]
     TAPE_KIND_SEGMENT: _ClassVar[TapeKind]
     TAPE_KIND_FLIPS: _ClassVar[TapeKind]
@@ -55,6 +57,9 @@ class TapeFunction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TAPE_FUNCTION_RECIPROCAL_TO_10: _ClassVar[TapeFunction]
     TAPE_FUNCTION_TANH: _ClassVar[TapeFunction]
     TAPE_FUNCTION_GELU: _ClassVar[TapeFunction]
+    TAPE_FUNCTION_BRACKETED_RECIPROCAL: _ClassVar[TapeFunction]
+    TAPE_FUNCTION_BRACKETED_INVERSE_ROOT: _ClassVar[TapeFunction]
+    TAPE_FUNCTION_BRACKETED_LOGARITHM: _ClassVar[TapeFunction]
 TAPE_KIND_UNSPECIFIED: TapeKind
 TAPE_KIND_PRODUCT: TapeKind
 TAPE_KIND_TRUNCATION: TapeKind
@@ -69,6 +74,8 @@ TAPE_KIND_AND: TapeKind
 TAPE_KIND_SATURATING: TapeKind
 TAPE_KIND_PAIRS: TapeKind
 TAPE_KIND_SOFTMAX: TapeKind
+TAPE_KIND_EXPONENTIAL: TapeKind
+TAPE_KIND_BRACKETED: TapeKind
 TAPE_KIND_MASK: TapeKind
 TAPE_KIND_SEGMENT: TapeKind
 TAPE_KIND_FLIPS: TapeKind
@@ -95,6 +102,9 @@ TAPE_FUNCTION_ERF: TapeFunction
 TAPE_FUNCTION_RECIPROCAL_TO_10: TapeFunction
 TAPE_FUNCTION_TANH: TapeFunction
 TAPE_FUNCTION_GELU: TapeFunction
+TAPE_FUNCTION_BRACKETED_RECIPROCAL: TapeFunction
+TAPE_FUNCTION_BRACKETED_INVERSE_ROOT: TapeFunction
+TAPE_FUNCTION_BRACKETED_LOGARITHM: TapeFunction
 
 class TapeEntry(_message.Message):
     __slots__ = ("stream", "entry")

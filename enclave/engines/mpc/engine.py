@@ -6,6 +6,7 @@ The methods mirror `enclave.engines.interface.Engine`; costs stand at the protoc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -14,9 +15,10 @@ import numpy as np
 from enclave.engines.interface import Engine
 from enclave.engines.mpc import pooling
 from enclave.engines.mpc.linear import CHUNK, LinearEngine
-from enclave.engines.mpc.protocols import division, saturating, selection, signs, smooth
+from enclave.engines.mpc.protocols import brackets, division, saturating, selection, signs, smooth
 from enclave.engines.mpc.protocols.arithmetic import truncate
 from enclave.engines.mpc.protocols.comparison import Bits, bit_share, gated, relu
+from enclave.engines.mpc.protocols.exponential import EXP_HIGH, EXP_LOW, exponential
 from enclave.engines.mpc.protocols.pairs import MOST_COLUMNS
 from enclave.engines.mpc.protocols.pooling import Tournament, maximum_gradient, maximum_with_bits
 from enclave.engines.mpc.protocols.softmax import RATIO_BITS, softmax
@@ -279,20 +281,29 @@ class MpcEngine(LinearEngine):
             self._number(x), lambda a: smooth.exp_of_negative(self.session, a, self._frac_bits), self._frac_bits
         )
 
+    def exp(self, x: RingTensor, low: float = EXP_LOW, high: float = EXP_HIGH) -> RingTensor:
+        """e^x; x counts as `low` below it, and as `high` above."""
+        return self._function(x, lambda a, bits: exponential(self.session, a, bits, self._frac_bits, low, high))
+
     def reciprocal(self, x: RingTensor, low: float, high: float) -> RingTensor:
         """See `Engine.reciprocal`."""
         f = self._frac_bits
-        return self._flat(self._number(x), lambda a: division.reciprocal(self.session, a, f, low, high), f)
+        return self._function(x, lambda a, bits: brackets.reciprocal(self.session, a, bits, f, low, high))
 
     def inverse_sqrt(self, x: RingTensor, low: float, high: float) -> RingTensor:
         """See `Engine.inverse_sqrt`."""
         f = self._frac_bits
-        return self._flat(self._number(x), lambda a: division.inverse_sqrt(self.session, a, f, low, high), f)
+        return self._function(x, lambda a, bits: brackets.inverse_sqrt(self.session, a, bits, f, low, high))
 
     def logarithm(self, x: RingTensor, low: float, high: float) -> RingTensor:
-        """Natural logarithm for 0 < low <= x <= high."""
+        """Natural logarithm for 0 < low <= x <= high; x counts as `low` below it, and as `high` above."""
         f = self._frac_bits
-        return self._flat(self._number(x), lambda a: division.logarithm(self.session, a, f, low, high), f)
+        return self._function(x, lambda a, bits: brackets.logarithm(self.session, a, bits, f, low, high))
+
+    def _function(self, x: RingTensor, protocol: Callable[[Tensor, int], Protocol[Tensor]]) -> RingTensor:
+        """A function of numbers, which may be pending, given their words and fractional bits."""
+        x = x if x.pending else self._number(x)
+        return self._flat(x, lambda a: protocol(a, x.frac_bits), self._frac_bits)
 
     def divide_integers(self, numerator: RingTensor, denominator: RingTensor, bits: int) -> RingTensor:
         """See `Engine.divide_integers`."""
@@ -301,6 +312,6 @@ class MpcEngine(LinearEngine):
         return self._new(share, (numerator.size,), self._frac_bits).reshaped(numerator.shape)
 
 
-def engine_on(session: Session, frac_bits: int) -> Engine:
+def engine_on(session: Session, frac_bits: int, network: str = "lan") -> Engine:
     """The engine of a session, as workloads see it."""
-    return cast(Engine, MpcEngine(session, frac_bits))
+    return cast(Engine, MpcEngine(session, frac_bits, network))

@@ -15,7 +15,9 @@ from enclave.engines.mpc.fence.operations import BatchMatMul, Convolution
 from enclave.engines.mpc.fence.records import MAX_NUMBER, Catalogue
 from enclave.engines.mpc.fence.series import FUNCTIONS
 from enclave.engines.mpc.protocols.arithmetic import Conv2d, MatMul, Mul, ProductOfMasks, Truncation
+from enclave.engines.mpc.protocols.brackets import Bracketed
 from enclave.engines.mpc.protocols.comparison import Comparison, Gate, Gating, Relu
+from enclave.engines.mpc.protocols.exponential import Exponential
 from enclave.engines.mpc.protocols.pairs import MOST_COLUMNS, Pairs
 from enclave.engines.mpc.protocols.saturating import Saturating
 from enclave.engines.mpc.protocols.selection import BitMask, OneHotOfMask
@@ -45,6 +47,8 @@ _ENTRIES: dict[int, type] = {
     wire.TAPE_KIND_SATURATING: Saturating,
     wire.TAPE_KIND_PAIRS: Pairs,
     wire.TAPE_KIND_SOFTMAX: Softmax,
+    wire.TAPE_KIND_EXPONENTIAL: Exponential,
+    wire.TAPE_KIND_BRACKETED: Bracketed,
 }
 _PARTS: dict[int, type] = {
     wire.TAPE_KIND_MASK: MaskRef,
@@ -170,6 +174,20 @@ def _softmax(entry: Softmax) -> None:
     check(entry.comparison.thresholds == 3 and 0 < entry.bits <= 56, f"a softmax of {entry.bits} fractional bits")
 
 
+def _exponential(entry: Exponential) -> None:
+    _comparison(entry.comparison)
+    check(entry.comparison.thresholds == 2 and entry.comparison.flips == "u8", "an exponential without two ends")
+    check(entry.bits <= 56 and entry.low <= 1 << 17, f"an exponential of {entry.bits} fractional bits")
+    check(entry.digits in (2, 4, 8, 16) and entry.scale < 62, f"an exponential of {entry.digits} digits")
+    check(0 < entry.shift < 62, f"a truncation by {entry.shift} bits")
+
+
+def _bracketed(entry: Bracketed) -> None:
+    _comparison(entry.comparison)
+    check(entry.comparison.thresholds > 1 and entry.comparison.flips == "u8", "brackets without two ends")
+    check(entry.first + 2 * entry.brackets < 62 and entry.lift <= 30, "brackets of too many bits")
+
+
 def _one_hot(entry: OneHotOfMask) -> None:
     check(0 < entry.bits <= 16, f"one-hot rows of {entry.bits} bits")
 
@@ -190,6 +208,8 @@ _CHECKS: dict[type, Any] = {
     Saturating: _saturating,
     Pairs: _pairs,
     Softmax: _softmax,
+    Exponential: _exponential,
+    Bracketed: _bracketed,
     OneHotOfMask: _one_hot,
     AndTriple: _and,
 }

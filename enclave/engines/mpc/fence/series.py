@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enclave.engines.mpc.protocols import saturating, smooth
+from enclave.engines.mpc.protocols import brackets, saturating, smooth
 from enclave.engines.mpc.protocols.harmonics import Series
 from enclave.wire import tape_pb2 as wire
 
@@ -22,4 +22,7 @@ FUNCTIONS: dict[int, Series] = {
     wire.TAPE_FUNCTION_ERF: saturating.ERF.series,
     wire.TAPE_FUNCTION_TANH: saturating.TANH.series,
     wire.TAPE_FUNCTION_GELU: saturating.GELU.series,
+    wire.TAPE_FUNCTION_BRACKETED_RECIPROCAL: brackets.RECIPROCAL,
+    wire.TAPE_FUNCTION_BRACKETED_INVERSE_ROOT: brackets.INVERSE_ROOT,
+    wire.TAPE_FUNCTION_BRACKETED_LOGARITHM: brackets.LOGARITHM,
 }

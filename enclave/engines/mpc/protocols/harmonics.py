@@ -120,7 +120,7 @@ def evaluate(function: Series, c: Array, dealt: Array, ramp: Array | None, frac_
         total += U4((function.constant >> (tables.ONE_BITS - function.scale)) & 0xFFFFFFFF)
     if ramp is not None:
         line = _moved(c, ramp_shift(function, frac_bits)) - ramp if leader else U4(0) - ramp
-        line *= U4(function.slope)
+        line *= U4(function.slope & 0xFFFFFFFF)
         total += line
     return total
 

@@ -227,7 +227,9 @@ def test_softmax_for_any_gap(evaluate, gap, columns):
     x[:, 1] += gap
     e = np.exp(x - x.max(axis=1, keepdims=True))
     expected = e / e.sum(axis=1, keepdims=True)
-    assert np.abs(evaluate(parties, lambda e, a: e.softmax(a), x) - expected).max() < 3e-4
+    assert np.abs(evaluate(parties, lambda e, a: e.softmax(a), x) - expected).max() < (
+        3e-4 if columns <= 16 else 2.0**-10
+    )
 
 
 def test_exp_of_negative(evaluate):
@@ -241,7 +243,7 @@ def test_reciprocal_inverse_sqrt_and_log(evaluate, parties):
     x[:3] = 0.01, 1000, 1.0
     unit = 2.0**-20
     got = evaluate(parties, lambda e, a: e.reciprocal(a, 0.01, 1000), x)
-    assert np.all(np.abs(got - 1 / x) < (1 / x) ** 2 * unit + 1e-4 / x + 2 * unit)
+    assert np.all(np.abs(got - 1 / x) < (1 / x) ** 2 * unit + 2.0**-10 / x + 2 * unit)
     got = evaluate(parties, lambda e, a: e.inverse_sqrt(a, 0.01, 1000), x)
     assert np.all(np.abs(got * np.sqrt(x) - 1) < 1e-3)
     got = evaluate(parties, lambda e, a: e.logarithm(a, 0.01, 1000), x)
