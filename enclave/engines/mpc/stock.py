@@ -108,6 +108,11 @@ class Stock:
         self._reader.start()
         return KeyStream(secrets.seed)
 
+    @property
+    def left_bytes(self) -> int:
+        """Corrections that were not taken yet; 0 after a session that ran to its end."""
+        return self._left_bytes
+
     def take(self, size_bytes: int) -> memoryview:
         """The next bytes, aligned to 8. Raises StoreError when they were changed, exchanged or cut."""
         if size_bytes > self._left_bytes:

@@ -8,7 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from enclave.channel.memory import memory_network
+from enclave.engines.interface import Permit
 from enclave.engines.mpc.ahead import Binding, Shelf, Stock, deal_ahead, keep_ahead
 from enclave.engines.mpc.engine import MpcEngine
 from enclave.engines.mpc.ranks import DealerSession, PartySession
@@ -16,6 +19,25 @@ from enclave.engines.mpc.recorder import Recorder
 
 FRAC_BITS = 20
 Program = Callable[[MpcEngine], Any]
+
+
+X = np.linspace(-3.0, 3.0, 200)
+LARGE = 60_000  # more than two chunks of corrections
+
+
+def small(e: MpcEngine) -> object:
+    x = e.private(X if e.rank == 0 else None, X.shape, 0)
+    y = e.private(X[::-1].copy() if e.rank == 1 else None, X.shape, 1)
+    return e.open("value", e.relu(e.mul(x, y)), 0, Permit("t", ["value"]))
+
+
+def large(e: MpcEngine) -> object:
+    x = e.private(np.linspace(-3.0, 3.0, LARGE) if e.rank == 0 else None, (LARGE,), 0)
+    return e.open("value", e.relu(x), 0, Permit("t", ["value"]))
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def everyone(names: list[str], main: Callable[[Any], Any]) -> list[Any]:
@@ -99,6 +121,7 @@ class Room:
                 session = PartySession(channel, self.parties, self.digest, self.spec_digest, stock=stock)
                 found = self.program(MpcEngine(session, FRAC_BITS))
                 assert session.digest == self.digest
+                assert stock.left_bytes == 0
                 return found
 
         return everyone(self.names[:-1], main)
