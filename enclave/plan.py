@@ -92,16 +92,17 @@ class Plan:
         return Quote(self.rounds, busiest, self.dealer_bytes, time_s, bandwidth_bps, latency_s)
 
 
-def make_plan(parties: int, frac_bits: int, workload: Callable[[Engine], Any]) -> Plan:
+def make_plan(parties: int, frac_bits: int, workload: Callable[[Engine], Any], network: str = "lan") -> Plan:
     """Runs `workload` on shapes and writes down its steps.
 
     Args:
         parties: ranks that hold shares (owners and buyer).
         frac_bits: fractional bits of numbers.
+        network: "lan" or "wan", what protocols are chosen for.
         workload: the job, its release included; it must not look at values, and there are none.
     """
     recorder = Recorder(parties)
-    workload(engine_on(recorder, frac_bits))
+    workload(engine_on(recorder, frac_bits, network))
     links: Counter[tuple[int, int]] = Counter()
     stages: dict[str, list[int]] = {}
     rounds = openings = words = dealt = largest = 0

@@ -148,6 +148,6 @@ def _deal(
         return
 
     def workload(session: Session) -> None:
-        run_on(cast("Engine", MpcEngine(session, job.spec.frac_bits)), job.spec)
+        run_on(cast("Engine", MpcEngine(session, job.spec.frac_bits, job.spec.network)), job.spec)
 
     deal_ahead(channel, binding, workload, shelf=shelf, progress=progress)

@@ -56,7 +56,10 @@ def sealed_plan(spec: JobSpec) -> Seal:
     sealed_at: list[bytes] = []
     try:
         plan = make_plan(
-            len(spec.compute_parties), spec.frac_bits, lambda engine: sealed_at.append(run_on(engine, spec))
+            len(spec.compute_parties),
+            spec.frac_bits,
+            lambda engine: sealed_at.append(run_on(engine, spec)),
+            spec.network,
         )
     except (ArithmeticError, ValueError, MemoryError, RecursionError) as error:
         # Sizes and constants come from the specification: one that breaks the arithmetic is at fault itself.

@@ -188,7 +188,7 @@ class _Run:
         spec, plan, session = self.job.spec, self.seal.plan, self._begin()
         # The hello and the agreement are no steps of the plan: traffic is counted from here on, without the latter.
         self.before = {link.rank: (link.sent_bytes, link.received_bytes) for link in self.channel.stats()}
-        shares = MpcEngine(session, spec.frac_bits)
+        shares = MpcEngine(session, spec.frac_bits, spec.network)
         engine = cast(Engine, shares)
         try:
             sealed = workloads.run(engine, spec, self.inputs)

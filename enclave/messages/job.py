@@ -130,6 +130,7 @@ class Training(Value):
         check(self.deliver in ("buyer", "shared"), f"deliver must be buyer or shared, found {self.deliver!r}")
 
 
+NETWORKS = ("lan", "wan")
 OUTPUTS = ("accuracy", "confusion", "auc", "rmse", "r2", "predictions", "model")
 
 
@@ -157,6 +158,7 @@ class JobSpec(Value):
     block_rows: int = 4096
     buyer_rows: int = 0
     deal_ahead: bool = False
+    network: str = "lan"
 
     def __post_init__(self) -> None:
         check(bool(re.fullmatch(r"[0-9a-f]{32}", self.job_id)), "job id must be 32 hex digits")
@@ -177,6 +179,7 @@ class JobSpec(Value):
         check(("model" not in self.outputs) or self.kind == "train", "only a training job releases a model")
         check(self.engine == "mpc", f"engine must be mpc, found {self.engine!r}")
         check(8 <= self.frac_bits <= 26, f"frac_bits must lie in 8..26, found {self.frac_bits}")
+        check(self.network in NETWORKS, f"network must be one of {', '.join(NETWORKS)}, found {self.network!r}")
         check(1 <= self.block_rows <= 1 << 20, f"block_rows out of range: {self.block_rows}")
         check(0 <= self.buyer_rows < 1 << 40, f"buyer_rows out of range: {self.buyer_rows}")
 

@@ -157,7 +157,7 @@ class Training(_message.Message):
     def __init__(self, loss: _Optional[str] = ..., epochs: _Optional[int] = ..., batch_rows: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., l2: _Optional[float] = ..., shuffle_seed: _Optional[int] = ..., init_seed: _Optional[int] = ..., deliver: _Optional[str] = ...) -> None: ...
 
 class JobSpec(_message.Message):
-    __slots__ = ("job_id", "kind", "created_unix_s", "expires_unix_s", "parties", "datasets", "encoding", "architecture", "model_commitment", "outputs", "training", "engine", "frac_bits", "plan_digest", "code_version", "purpose", "block_rows", "buyer_rows", "deal_ahead")
+    __slots__ = ("job_id", "kind", "created_unix_s", "expires_unix_s", "parties", "datasets", "encoding", "architecture", "model_commitment", "outputs", "training", "engine", "frac_bits", "plan_digest", "code_version", "purpose", "block_rows", "buyer_rows", "deal_ahead", "network")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     CREATED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
@@ -177,6 +177,7 @@ class JobSpec(_message.Message):
     BLOCK_ROWS_FIELD_NUMBER: _ClassVar[int]
     BUYER_ROWS_FIELD_NUMBER: _ClassVar[int]
     DEAL_AHEAD_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     kind: str
     created_unix_s: int
@@ -196,7 +197,8 @@ class JobSpec(_message.Message):
     block_rows: int
     buyer_rows: int
     deal_ahead: bool
-    def __init__(self, job_id: _Optional[str] = ..., kind: _Optional[str] = ..., created_unix_s: _Optional[int] = ..., expires_unix_s: _Optional[int] = ..., parties: _Optional[_Iterable[_Union[PartyRef, _Mapping]]] = ..., datasets: _Optional[_Iterable[_Union[DatasetRef, _Mapping]]] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., architecture: _Optional[_Union[Architecture, _Mapping]] = ..., model_commitment: _Optional[bytes] = ..., outputs: _Optional[_Iterable[str]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., engine: _Optional[str] = ..., frac_bits: _Optional[int] = ..., plan_digest: _Optional[bytes] = ..., code_version: _Optional[str] = ..., purpose: _Optional[str] = ..., block_rows: _Optional[int] = ..., buyer_rows: _Optional[int] = ..., deal_ahead: _Optional[bool] = ...) -> None: ...
+    network: str
+    def __init__(self, job_id: _Optional[str] = ..., kind: _Optional[str] = ..., created_unix_s: _Optional[int] = ..., expires_unix_s: _Optional[int] = ..., parties: _Optional[_Iterable[_Union[PartyRef, _Mapping]]] = ..., datasets: _Optional[_Iterable[_Union[DatasetRef, _Mapping]]] = ..., encoding: _Optional[_Union[Encoding, _Mapping]] = ..., architecture: _Optional[_Union[Architecture, _Mapping]] = ..., model_commitment: _Optional[bytes] = ..., outputs: _Optional[_Iterable[str]] = ..., training: _Optional[_Union[Training, _Mapping]] = ..., engine: _Optional[str] = ..., frac_bits: _Optional[int] = ..., plan_digest: _Optional[bytes] = ..., code_version: _Optional[str] = ..., purpose: _Optional[str] = ..., block_rows: _Optional[int] = ..., buyer_rows: _Optional[int] = ..., deal_ahead: _Optional[bool] = ..., network: _Optional[str] = ...) -> None: ...
 
 class Signed(_message.Message):
     __slots__ = ("body", "key_id", "signature")

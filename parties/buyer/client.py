@@ -113,9 +113,10 @@ class Buyer(AbstractContextManager["Buyer"]):
         latency_s: float = 0.02,
         frac_bits: int | None = None,
         block_rows: int = 4096,
+        network: str = "lan",
     ) -> Quote:
         """The price of `evaluate`. With `rows`, one count per data set, nobody is contacted."""
-        terms = self._terms(frac_bits=frac_bits, block_rows=block_rows)
+        terms = self._terms(frac_bits=frac_bits, block_rows=block_rows, network=network)
         draft = preparing.evaluation(
             self._parties(data, dealer, rows), _encoding(encoding), model, metrics, predictions, terms
         )
@@ -134,9 +135,10 @@ class Buyer(AbstractContextManager["Buyer"]):
         bandwidth_bps: float = 1e8,
         latency_s: float = 0.02,
         frac_bits: int | None = None,
+        network: str = "lan",
     ) -> Quote:
         """The price of `train`. With `rows`, one count per data set, nobody is contacted."""
-        terms = self._terms(frac_bits=frac_bits)
+        terms = self._terms(frac_bits=frac_bits, network=network)
         draft = preparing.training(
             self._parties(data, dealer, rows), _encoding(encoding), schedule, metrics, buyer_rows, terms
         )
@@ -159,6 +161,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         wait_s: float = 0,
         mock: bool = False,
         deal_ahead: bool = False,
+        network: str = "lan",
         prepare: bool = False,
     ) -> JobResult:
         """Scores a model on owners' rows. Only the metrics come back (and row predictions, where allowed).
@@ -171,13 +174,14 @@ class Buyer(AbstractContextManager["Buyer"]):
             wait_s: how long to wait where an owner approves by hand.
             mock: first run the job here, in plaintext, on the data sets' mock twins.
             deal_ahead: have the dealer deal to the parties' disks before the session, so that it waits for nobody.
+            network: "lan" or "wan" (slow: tens of ms a round trip): what protocols are chosen for.
             prepare: do no more than that: `result` starts the job, NotReady says so.
 
         Raises: NotReady when a person must still approve (`result` goes on later), PolicyRefused, BadModel,
             BadData, RangeExceeded, SessionError.
         """
         _warm_up()
-        terms = self._terms(frac_bits, block_rows, purpose, lifetime_s, deal_ahead or prepare)
+        terms = self._terms(frac_bits, block_rows, purpose, lifetime_s, deal_ahead or prepare, network)
         draft = preparing.evaluation(
             self._parties(data, dealer, None), _encoding(encoding), model, metrics, predictions, terms
         )
@@ -202,6 +206,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         wait_s: float = 0,
         mock: bool = False,
         deal_ahead: bool = False,
+        network: str = "lan",
         prepare: bool = False,
     ) -> JobResult:
         """Trains a model on the rows of all owners together, and of the buyer if `rows` is given.
@@ -214,7 +219,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         Raises: as `evaluate`.
         """
         _warm_up()
-        terms = self._terms(frac_bits, 4096, purpose, lifetime_s, deal_ahead or prepare)
+        terms = self._terms(frac_bits, 4096, purpose, lifetime_s, deal_ahead or prepare, network)
         given = _encoding(encoding)
         own = preparing.own_rows(rows, given)
         draft = preparing.training(
@@ -351,10 +356,11 @@ class Buyer(AbstractContextManager["Buyer"]):
         purpose: str = "",
         lifetime_s: float = 86_400,
         deal_ahead: bool = False,
+        network: str = "lan",
     ) -> Terms:
         if not math.isfinite(lifetime_s) or lifetime_s < 1:
             raise BadInput(f"a job must live at least 1 s, found {lifetime_s}")
-        return Terms(self._clock.unix_s(), int(lifetime_s), frac_bits, block_rows, purpose, deal_ahead)
+        return Terms(self._clock.unix_s(), int(lifetime_s), frac_bits, block_rows, purpose, deal_ahead, network)
 
     def _book(self) -> Book:
         # Not at the top: the store brings SQLAlchemy with it, which a quote or a listing of data sets does not need.

@@ -88,6 +88,7 @@ class Terms:
     block_rows: int = 4096
     purpose: str = ""
     deal_ahead: bool = False
+    network: str = "lan"
 
 
 def split_data(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -225,6 +226,7 @@ def job_spec(
             block_rows=terms.block_rows,
             buyer_rows=buyer_rows,
             deal_ahead=terms.deal_ahead,
+            network=terms.network,
         )
     except BadSpec as error:
         raise BadInput(error.public, hint=error.hint, code=error.code) from error

@@ -16,6 +16,7 @@ from parties.cli.units import bandwidth_bps, duration_s, endpoint
 __all__ = ["METRICS", "UsageError", "build_parser"]
 
 METRICS = ("accuracy", "confusion", "auc", "rmse", "r2")
+NETWORKS = ("lan", "wan")
 KINDS = ("logistic", "linear", "softmax", "mlp", "lenet")
 _EPILOG = """exit codes: 0 done, 1 refused or failed, 2 wrong usage, 75 not ready yet
 
@@ -198,6 +199,9 @@ def _job(leaf: argparse.ArgumentParser) -> None:
     leaf.add_argument("--dealer", metavar="NAME", help="default: the only trusted dealer")
     leaf.add_argument(
         "--frac-bits", type=int, metavar="N", help="fractional bits of fixed point; default 20, or fewer to make room"
+    )
+    leaf.add_argument(
+        "--network", choices=NETWORKS, default="lan", help="what protocols are chosen for: wan takes fewer rounds"
     )
 
 

@@ -108,6 +108,7 @@ def _quote(args: Namespace, console: Console) -> Answer:
         "bandwidth_bps": args.bandwidth,
         "latency_s": args.latency,
         "frac_bits": args.frac_bits,
+        "network": args.network,
     }
     with _buyer(args, console) as buyer:
         if args.command == "buyer quote evaluate":
@@ -287,6 +288,7 @@ def _conduct(args: Namespace) -> dict[str, Any]:
         "encoding": args.encoding,
         "dealer": args.dealer,
         "frac_bits": args.frac_bits,
+        "network": args.network,
         "purpose": args.purpose,
         "lifetime_s": args.expires,
         "deal_ahead": args.deal_ahead,

@@ -27,7 +27,7 @@ from enclave.engines.mpc.protocols.arithmetic import (
     scaled,
     truncate,
 )
-from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
+from enclave.engines.mpc.session import Item, Network, Protocol, Session, Tensor, together
 from enclave.engines.mpc.tape import Array, Blank
 from enclave.engines.mpc.tensor import Part, RingTensor, decode, encode
 from enclave.errors import BadSpec, PolicyRefused
@@ -42,8 +42,9 @@ CHUNK = 1 << 19  # elements of one comparison; larger tensors go in pieces, whic
 class LinearEngine:
     """Arithmetic on shares at one rank of a session."""
 
-    def __init__(self, session: Session, frac_bits: int) -> None:
+    def __init__(self, session: Session, frac_bits: int, network: str = "lan") -> None:
         self.session = session
+        session.network = Network.named(network)
         self._frac_bits = frac_bits
 
     @property

@@ -16,6 +16,7 @@ half of it are read together.
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol
@@ -167,7 +168,7 @@ class Draw(Protocol):
         ...
 
 
-class Entry(Protocol):
+class Entry(Hashable, Protocol):
     """One piece of correlated randomness."""
 
     @property

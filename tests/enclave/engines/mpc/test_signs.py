@@ -57,3 +57,11 @@ def test_a_layer_of_few_neurons_takes_one_round_on_a_slow_network(evaluate):
 
     x = np.random.default_rng(3).normal(size=(8, 4))
     assert np.allclose(evaluate(2, layer, x), np.maximum(x @ x.T, 0), atol=2e-5)
+
+
+def test_a_plan_for_a_slow_network_has_fewer_rounds():
+    program = lambda e: e.relu(e.matmul(e.zeros((1, 30)), e.zeros((30, 256)), lazy=True))  # noqa: E731
+    lan, wan = (make_plan(2, 20, program, network) for network in ("lan", "wan"))
+    assert wan.rounds < lan.rounds
+    assert wan.digest != lan.digest
+    assert wan.dealer_bytes > lan.dealer_bytes
