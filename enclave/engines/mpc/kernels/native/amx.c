@@ -13,7 +13,9 @@
 #include <unistd.h>
 
 #define TILE 1024  /* bytes: 16 rows of 64 */
-#define DEPTH 1024 /* words of K at a time: at most 2^14, for exact sums */
+#ifndef DEPTH
+#define DEPTH 512 /* words of K at a time: at most 2^14, for exact sums */
+#endif
 #define ROWS 64    /* rows of x packed at a time */
 #define REQUEST_PERMISSION 0x1023
 #define TILE_DATA 18
@@ -30,10 +32,8 @@ struct __attribute__((packed)) tile_config {
     uint8_t rows[16];
 };
 
-/* 64 words, in w, to eight rows of 64 bytes: row j holds byte j of every word. */
-TARGET_AMX INLINE void split(__m512i w[8], __m512i spread) {
-#pragma GCC unroll 8
-    for (int g = 0; g < 8; g++) w[g] = _mm512_permutexvar_epi8(spread, w[g]);
+/* w[i] word k becomes w[k] word i. */
+TARGET_AMX INLINE void transpose(__m512i w[8]) {
 #define PAIR(i) \
     const __m512i lo##i = _mm512_unpacklo_epi64(w[2 * i], w[2 * i + 1]), \
                   hi##i = _mm512_unpackhi_epi64(w[2 * i], w[2 * i + 1])
@@ -56,6 +56,13 @@ TARGET_AMX INLINE void split(__m512i w[8], __m512i spread) {
 #undef QUARTERS
 }
 
+/* 64 words, in w, to eight rows of 64 bytes: row j holds byte j of every word. */
+TARGET_AMX INLINE void split(__m512i w[8], __m512i spread) {
+#pragma GCC unroll 8
+    for (int g = 0; g < 8; g++) w[g] = _mm512_permutexvar_epi8(spread, w[g]);
+    transpose(w);
+}
+
 TARGET_AMX static __m512i spread_order(void) {
     uint8_t order[64];
     for (int e = 0; e < 8; e++)
@@ -63,13 +70,34 @@ TARGET_AMX static __m512i spread_order(void) {
     return _mm512_loadu_si512(order);
 }
 
-/* rows x columns words of m, from (i, j), to `to` with `width` words a row; what lies outside of m is zero. */
-static void copy_words(const struct matrix *m, Py_ssize_t i, Py_ssize_t j, int rows, int columns, uint64_t *to) {
-    for (int r = 0; r < rows; r++)
-        for (int c = 0; c < columns; c++) {
-            const int inside = i + r < m->rows && j + c < m->columns;
-            *to++ = inside ? *(const word *)(m->at + (i + r) * m->row_step + (j + c) * m->column_step) : 0;
-        }
+/* rows x columns words of m, from (i, j), to `to` with `columns` words a row; what lies outside of m is zero. */
+TARGET_AMX static void copy_words(const struct matrix *m, Py_ssize_t i, Py_ssize_t j, int rows, int columns,
+                                  uint64_t *to) {
+    const char *from = m->at + i * m->row_step + j * m->column_step;
+    const int whole = i + rows <= m->rows && j + columns <= m->columns;
+    if (whole && m->row_step == 8) { /* transposed: eight by eight, by vectors */
+        for (int r = 0; r < rows; r += 8)
+            for (int c = 0; c < columns; c += 8) {
+                __m512i w[8];
+#pragma GCC unroll 8
+                for (int k = 0; k < 8; k++) w[k] = _mm512_loadu_si512(from + 8 * r + (c + k) * m->column_step);
+                transpose(w);
+#pragma GCC unroll 8
+                for (int k = 0; k < 8; k++) _mm512_storeu_si512(to + (r + k) * columns + c, w[k]);
+            }
+        return;
+    }
+    const int some = m->rows - i < rows ? (int)(m->rows - i) : rows;
+    const int others = m->columns - j < columns ? (int)(m->columns - j) : columns;
+    if (!whole) memset(to, 0, 8 * (size_t)(rows * columns));
+    if (m->row_step == 8) {
+        for (int c = 0; c < others; c++)
+            for (int r = 0; r < some; r++) to[r * columns + c] = *(const word *)(from + 8 * r + c * m->column_step);
+        return;
+    }
+    for (int r = 0; r < some; r++)
+        for (int c = 0; c < others; c++)
+            to[r * columns + c] = *(const word *)(from + r * m->row_step + c * m->column_step);
 }
 
 /* Rows [i, i + 16) of x, columns from k on: for every 64 columns eight tiles, one for each byte. */
@@ -198,7 +226,8 @@ TARGET_AMX static void finish(const struct product *p, Py_ssize_t i, Py_ssize_t 
 
 TARGET_AMX int amx_multiply(const struct product *p) {
     const Py_ssize_t n = p->x.rows, depth = p->x.columns, m = p->y.columns;
-    const Py_ssize_t longest = ((depth < DEPTH ? depth : DEPTH) + 63) / 64, panels = (m + 15) / 16;
+    const Py_ssize_t all = (depth + 63) / 64, cuts = (all + DEPTH / 64 - 1) / (DEPTH / 64);
+    const Py_ssize_t longest = (all + cuts - 1) / cuts, panels = (m + 15) / 16;
     uint8_t *memory = malloc((size_t)((panels + ROWS / 16) * longest * 8 * TILE + 32 * TILE + 64));
     if (memory == NULL) return -1;
     uint32_t(*sums)[256] = (uint32_t(*)[256])(((uintptr_t)memory + 63) & ~(uintptr_t)63);
@@ -206,8 +235,8 @@ TARGET_AMX int amx_multiply(const struct product *p) {
     struct tile_config config = {.palette = 1};
     for (int t = 0; t < 8; t++) config.row_bytes[t] = 64, config.rows[t] = 16;
     _tile_loadconfig(&config);
-    for (Py_ssize_t k = 0; k < depth; k += DEPTH) {
-        const Py_ssize_t tiles = ((depth - k < DEPTH ? depth - k : DEPTH) + 63) / 64, panel = tiles * 8 * TILE;
+    for (Py_ssize_t k = 0; k < depth; k += 64 * longest) {
+        const Py_ssize_t left = (depth - k + 63) / 64, tiles = left < longest ? left : longest, panel = tiles * 8 * TILE;
         for (Py_ssize_t j = 0; j < panels; j++) pack_y(&p->y, k, 16 * j, tiles, y + j * panel);
         for (Py_ssize_t i = 0; i < n; i += ROWS) {
             const Py_ssize_t rows = n - i < ROWS ? n - i : ROWS;

@@ -168,8 +168,37 @@ TARGET_AVX512 static void pack_words_avx512(const word *bits, word *out, size_t 
 }
 #endif
 
+#if KERNELS_X86
+TARGET_AVX2 static void expand_avx2(const word *plane, uint8_t *out, size_t n) {
+    const __m256i order = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3,
+                                           3, 3, 3, 3, 3);
+    const __m256i bits = _mm256_set1_epi64x((long long)0x8040201008040201ull), one = _mm256_set1_epi8(1);
+    size_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        const __m256i four = _mm256_set1_epi32((int)(plane[i / 64] >> (i % 64)));
+        const __m256i set = _mm256_and_si256(_mm256_shuffle_epi8(four, order), bits);
+        _mm256_storeu_si256((__m256i *)(out + i), _mm256_and_si256(_mm256_cmpeq_epi8(set, bits), one));
+    }
+    for (; i < n; i++) out[i] = plane[i / 64] >> (i % 64) & 1;
+}
+
+TARGET_AVX2 static void pack_bytes_avx2(const uint8_t *bits, word *out, size_t n) {
+    for (; n >= 64; n -= 64, bits += 64) {
+        const __m256i low = _mm256_loadu_si256((const __m256i *)bits);
+        const __m256i high = _mm256_loadu_si256((const __m256i *)(bits + 32));
+        *out++ = (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(low, 7)) |
+                 (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(high, 7)) << 32;
+    }
+    pack_bytes_c(bits, out, n);
+}
+#endif
+
 static void expand(const word *plane, uint8_t *out, size_t n) {
 #if KERNELS_X86
+    if (kernels_level == LEVEL_AVX2) {
+        expand_avx2(plane, out, n);
+        return;
+    }
     if (kernels_level >= LEVEL_AVX512) {
         expand_avx512(plane, out, n);
         return;
@@ -180,6 +209,10 @@ static void expand(const word *plane, uint8_t *out, size_t n) {
 
 static void pack(const void *bits, Py_ssize_t itemsize, word *out, size_t n) {
 #if KERNELS_X86
+    if (kernels_level == LEVEL_AVX2 && itemsize == 1) {
+        pack_bytes_avx2(bits, out, n);
+        return;
+    }
     if (kernels_level >= LEVEL_AVX512) {
         if (itemsize == 1)
             pack_bytes_avx512(bits, out, n);
