@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = verbs.add_parser("run", help="measure cases and append one JSON line per case and system")
     run.add_argument("--suite", choices=sorted(suites()), required=True)
-    run.add_argument("--cases", default="*", metavar="GLOB", help="a pattern, or the exact name of an unlisted case")
+    run.add_argument("--cases", default="*", metavar="GLOB", help="patterns or names of unlisted cases, with commas")
     run.add_argument("--systems", metavar="A,B", help="default enclave,plain")
     run.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="lines are appended")
     run.add_argument("--repeat", type=_count, default=1, metavar="N", help="default 1")
@@ -118,13 +118,17 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _select(suite: Suite, pattern: str) -> list[str]:
-    matched = [name for name, _ in suite.listed() if fnmatchcase(name, pattern)]
-    if not matched and suite.exists(pattern):
-        matched = [pattern]
-    if not matched:
-        raise ValueError(f"no case of suite {suite.name} matches {pattern!r}: see `python -m benchmarks list`")
-    return matched
+def _select(suite: Suite, patterns: str) -> list[str]:
+    """The listed cases that any pattern matches, and the unlisted ones that are named; in the order of the patterns."""
+    found: dict[str, None] = {}
+    for pattern in (text.strip() for text in patterns.split(",")):
+        matched = [name for name, _ in suite.listed() if fnmatchcase(name, pattern)]
+        if not matched and suite.exists(pattern):
+            matched = [pattern]
+        if not matched:
+            raise ValueError(f"no case of suite {suite.name} matches {pattern!r}: see `python -m benchmarks list`")
+        found |= dict.fromkeys(matched)
+    return list(found)
 
 
 def _summary(accuracy: float | None, auc: float | None, median_s: float | None) -> str:
