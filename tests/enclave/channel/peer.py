@@ -1,7 +1,7 @@
 """One rank of a session as a process of its own: exchanges frames until somebody is lost.
 
-python -m tests.enclave.channel.peer HOMES RANK DEADLINE_S SIZE_BYTES; talks JSON lines: its address out, all
-addresses in, then `{"ready": true}`, and at the end what it raised.
+python -m tests.enclave.channel.peer HOMES RANK DEADLINE_S SIZE_BYTES grpc|socket; talks JSON lines: its address out,
+all addresses in, then `{"ready": true}`, and at the end what it raised.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ def say(**fields: object) -> None:
     print(json.dumps(fields), flush=True)
 
 
-def main(homes: str, rank: int, deadline_s: float, size: int) -> None:
+def main(homes: str, rank: int, deadline_s: float, size: int, transport: str) -> None:
     """Runs the rank; `size` bytes to and from each peer per step."""
     home = Path(homes) / NAMES[rank]
     identity, trust = Identity.load(home), TrustStore(home)
     cards = {r: trust.by_name(name) for r, name in enumerate(NAMES) if r != rank}
-    listener = None if rank == BUYER else Listener(identity, trust, "s", "127.0.0.1", range(1), cards)
+    sockets = transport == "socket"
+    listener = None if rank == BUYER else Listener(identity, trust, "s", "127.0.0.1", range(1), cards, sockets=sockets)
     say(address=listener.address if listener else "")
     addresses = json.loads(sys.stdin.readline())
     channel = open_channel(
@@ -54,4 +55,4 @@ def main(homes: str, rank: int, deadline_s: float, size: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

@@ -19,10 +19,11 @@ from tests.enclave.channel.parties import NAMES, make_parties
 class Session:
     """Three peers under way, each a process."""
 
-    def __init__(self, homes: Path, deadline_s: float, size: int) -> None:
+    def __init__(self, homes: Path, deadline_s: float, size: int, transport: str) -> None:
+        arguments = [str(deadline_s), str(size), transport]
         self.peers = [
             subprocess.Popen(
-                [sys.executable, "-m", "tests.enclave.channel.peer", str(homes), str(rank), str(deadline_s), str(size)],
+                [sys.executable, "-m", "tests.enclave.channel.peer", str(homes), str(rank), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -73,7 +74,8 @@ def session(homes: Path, request: pytest.FixtureRequest) -> Iterator[Session]:
     made.end()
 
 
-SMALL, BULK = (30.0, 64), (30.0, 12 << 20)
+SMALL, BULK = (30.0, 64, "grpc"), (30.0, 12 << 20, "grpc")
+SMALL_SOCKET, BULK_SOCKET = (30.0, 64, "socket"), (30.0, 12 << 20, "socket")
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,10 @@ SMALL, BULK = (30.0, 64), (30.0, 12 << 20)
         (BULK, 2, signal.SIGKILL, 5),
         (SMALL, 1, signal.SIGSTOP, 10),
         (BULK, 0, signal.SIGSTOP, 10),
+        (SMALL_SOCKET, 0, signal.SIGKILL, 3),
+        (BULK_SOCKET, 2, signal.SIGKILL, 5),
+        (SMALL_SOCKET, 1, signal.SIGSTOP, 10),
+        (BULK_SOCKET, 0, signal.SIGSTOP, 10),
     ],
     indirect=["session"],
 )
