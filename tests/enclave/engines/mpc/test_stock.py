@@ -8,16 +8,22 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from enclave.clock import ManualClock
 from enclave.engines.mpc import shelf as shelves
 from enclave.engines.mpc import stock as stocks
-from enclave.engines.mpc.ahead import Shelf
+from enclave.engines.mpc.ahead import Binding, Shelf, Witness
+from enclave.engines.mpc.engine import MpcEngine
+from enclave.engines.mpc.ranks import PartySession
 from enclave.engines.mpc.sealed import CHUNK_BYTES
 from enclave.errors import EnclaveError, PolicyRefused, SessionError, StoreError
-from tests.enclave.engines.mpc.ahead_room import Room, files, large, small
+from tests.enclave.engines.mpc.ahead_room import FRAC_BITS, Room, everyone, files, large, small
 
 
 @pytest.fixture
@@ -70,6 +76,34 @@ def test_a_whole_home_put_back_meets_the_peers(room: Room, tmp_path: Path) -> No
         room.run()
     assert info.value.code == "session.stock"
     assert room.find(1), "a hello that fails uses nothing up"
+
+
+def test_all_parties_put_back_at_once_meet_the_dealer(room: Room, tmp_path_factory: Any) -> None:
+    """The attack that parties alone cannot see, and why a job has a witness: the same masks for two inputs."""
+
+    def session(channel: Any) -> None:
+        with room.find(channel.rank) as stock:
+            if channel.rank == 2:
+                witness = Witness(channel, 2, room.digest, bytes(32), stock)
+                room.program(MpcEngine(witness, FRAC_BITS))
+                return
+            watch = (lambda _, words: opened.append(words.copy())) if channel.rank == 0 else None
+            mpc = PartySession(channel, 2, room.digest, stock=stock, observer=watch)
+            room.program(MpcEngine(mpc, FRAC_BITS))
+
+    room.deal(shelf=room.shelf(2))
+    snapshot = tmp_path_factory.mktemp("snapshot") / "all"
+    shutil.copytree(room.root, snapshot)
+    opened: list[np.ndarray] = []
+    everyone(room.names, session)
+    first, opened = opened, []
+    for name in room.names[:-1]:
+        shutil.rmtree(room.root / name)
+        shutil.copytree(snapshot / name, room.root / name)
+    with pytest.raises(SessionError, match="nothing was dealt ahead"):
+        everyone(room.names, session)
+    assert first and not opened
+    room.run()  # without the dealer nobody can tell: both homes are as they were
 
 
 def test_of_two_users_at_once_one_fails(room: Room) -> None:
@@ -181,6 +215,35 @@ def test_two_dealings_of_one_plan_have_nothing_in_common(room: Room) -> None:
     assert room.deal() != first
     assert (room.folder(0) / "00000.part").read_bytes() != corrections
     assert [(room.folder(rank) / "head").read_bytes() for rank in (0, 1)] != data
+
+
+# ---- what is read is what was written
+
+
+@settings(max_examples=8, deadline=None)  # each syncs its files
+@given(data=st.data(), size=st.integers(0, 5000))
+def test_bytes_come_back_in_order_and_aligned(data: st.DataObject, size: int, tmp_path_factory: Any) -> None:
+    """Chunks of 1 KiB and parts of two chunks, taken in pieces of any size."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("sealed", "shelf", "stock"):
+            patch.setattr(f"enclave.engines.mpc.{module}.CHUNK_BYTES", 1024)
+            patch.setattr(f"enclave.engines.mpc.{module}.PART_CHUNKS", 2)
+        written = np.random.default_rng(size).bytes(size)
+        shelf = Shelf(tmp_path_factory.mktemp("home"))
+        binding = Binding("job", 2, 0, bytes(32), bytes(32), size)
+        writer = shelf.writer(binding, b"i" * 32)
+        for start in range(0, size, 1024):
+            writer.append(written[start : start + 1024])
+        writer.finish(b"s" * 16)
+        pieces: list[memoryview] = []
+        with shelf.find(binding) as stock:
+            stock.use()
+            while stock.left_bytes:
+                pieces.append(stock.take(data.draw(st.integers(0, stock.left_bytes))))
+            with pytest.raises(StoreError, match="expected 1 bytes more, found 0"):
+                stock.take(1)
+        assert b"".join(pieces) == written
+        assert all(np.frombuffer(piece, np.uint8).ctypes.data % 8 == 0 for piece in pieces)
 
 
 # ---- a disk that is not as it was written
