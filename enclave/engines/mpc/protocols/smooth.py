@@ -151,9 +151,14 @@ class Gated:
 def _exp_table(r: Array, frac_bits: int) -> Array:
     """(16, n): e^((j - top digit of r) mod 16 - 15) e^-(low part of r) for every public digit j, at 2^30."""
     low = (r & U((1 << frac_bits) - 1)).astype(np.float64) / (1 << frac_bits)
-    top = ((r >> U(frac_bits)) & U(15)).astype(np.int64)
-    digit = (np.arange(16)[:, None] - top) & 15
-    return np.asarray(np.rint(np.exp(digit - EXP_FLOOR - low) * (1 << tables.ONE_BITS)).astype(np.int64).view(U))
+    scaled, top = np.exp(-low) * (1 << tables.ONE_BITS), ((r >> U(frac_bits)) & U(15)).astype(np.intp)
+    powers, digits = np.exp(np.arange(16.0) - EXP_FLOOR), np.arange(16)
+    table = np.empty((16, len(r)), np.int64)
+    for j in range(16):
+        row = np.take(powers[(j - digits) & 15], top)
+        np.multiply(row, scaled, out=row)
+        table[j] = np.rint(row, out=row)
+    return table.view(U)
 
 
 def _exp_share(c: Array, table: Array, frac_bits: int) -> Array:
