@@ -88,13 +88,13 @@ class Comparison:
     def values(self, free: tuple[Array, ...], draw: Draw) -> tuple[Array, ...]:
         """From r, the masks and rho."""
         r, *masks, flips = free
-        tree, found = self.tree, []
-        planes = to_planes(r)[tree.low : tree.high + 1]
-        for t in range(self.thresholds):
-            found.append(execute(programs(tree).deal, True, planes, *(m[:, t] for m in masks)))
-        mixed = [np.stack([f[1 + level] for f in found], axis=1) for level in range(len(masks))]
+        tree = self.tree
+        mixed: tuple[Array, ...] = ()
+        (monomials,) = execute(programs(tree).monomials, True, to_planes(r)[tree.low : tree.high + 1])
+        if masks:  # all thresholds at once
+            mixed = execute(programs(tree).mixed, True, *(m.reshape(len(m), -1) for m in masks))
         rho = from_planes(flips[0], self.n).astype(self.flips)
-        return (found[0][0], *mixed, rho)
+        return (monomials, *(m.reshape(len(m), self.thresholds, -1) for m in mixed), rho)
 
     def flip_ref(self, stream: int) -> BitRef:
         """Where the dealer finds rho again; this entry's free tensors must stand first in the stream."""
@@ -157,7 +157,8 @@ def tail(
         (opened,) = yield [Item("gate", wires, "xor")]
 
         def gates(*planes: Array, step: Program = steps[level + 1]) -> tuple[Array, Array]:
-            return _joined([execute(step, leader, *(p[:, t] for p in planes)) for t in range(count)])
+            wires, state = execute(step, leader, *(p.reshape(len(p), -1) for p in planes))
+            return wires.reshape(len(wires), count, w), state.reshape(len(state), count, w)
 
         wires, state = session.local(
             gates, specs[level + 1], opened, masks[level], mixed[level], state, masks[level + 1]

@@ -54,12 +54,13 @@ class Series:
 
 
 def publics(function: Series, cosines: Array, sines: Array, shift: int) -> tuple[Array, Array]:
-    """Factors of the dealt cosines and sines, from those of k w c at 2^30, (harmonics, n); shifted down."""
+    """Factors of the dealt cosines and sines, from those of k w c at 2^30, (harmonics, n); rounded off."""
     a, b = (
         np.array(given or (0,) * function.harmonics, np.int64)[:, None] for given in (function.sines, function.cosines)
     )
     # a sin(c - r) + b cos(c - r) = (a sin c + b cos c) cos r + (b sin c - a cos c) sin r
-    return (a * sines + b * cosines) >> shift, (b * sines - a * cosines) >> shift
+    half = 1 << (shift - 1)
+    return (a * sines + b * cosines + half) >> shift, (b * sines - a * cosines + half) >> shift
 
 
 @lru_cache(maxsize=16)

@@ -102,35 +102,41 @@ class Programs:
     """The bit programs of a tree.
 
     Attributes:
-        deal: (bits of r from low to high, masks of each level...) -> (monomials, products of each level...).
+        monomials: (bits of r from low to high) -> what is dealt of them.
+        mixed: (masks of each level...) -> (products of each level...).
         steps: the first takes (complemented bits of c from low to high, monomials, next masks), the others (opened
             wires, their masks, products, state, next masks), of one threshold; each gives (masked wires, state).
             The masks after the last level are those of the result, and its one wire is the result.
     """
 
-    deal: Program
+    monomials: Program
+    mixed: Program
     steps: tuple[Program, ...]
 
 
 @lru_cache(maxsize=128)
 def programs(tree: Tree) -> Programs:
     """The programs of a tree, built once."""
-    return Programs(_deal(tree), tuple(_steps(tree)))
+    return Programs(_monomials(tree), _mixed(tree), tuple(_steps(tree)))
 
 
-def _deal(tree: Tree) -> Program:
-    levels = range(len(tree.levels))
-    build = Builder(tree.high - tree.low + 1, *(tree.wires(level) for level in levels))
-    r, *masks = build.inputs
+def _monomials(tree: Tree) -> Program:
+    build = Builder(tree.high - tree.low + 1)
+    (r,) = build.inputs
     monomials: list[int] = []
     start = 0
     for width in tree.leaves:
         monomials += products(build, r[start : start + width], ONES)[1:]
         start += width
-    outputs = [[*monomials, r[start]]]
-    for level in levels:
+    return build.program([*monomials, r[start]])
+
+
+def _mixed(tree: Tree) -> Program:
+    levels = range(len(tree.levels))
+    build = Builder(*(tree.wires(level) for level in levels))
+    outputs = []
+    for level, rest in zip(levels, build.inputs, strict=True):
         mixed: list[int] = []
-        rest = masks[level]
         for gate, size in enumerate(tree.levels[level]):
             count = _wire_count(size, gate > 0)
             mixed += _products_of_masks(build, rest[:count], size, gate > 0)
