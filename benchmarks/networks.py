@@ -17,6 +17,7 @@ class Network:
     name: str
     round_trip_s: float
     bandwidth_bps: float
+    chosen_for: str = "lan"  # what a job says of its network, by which protocols are chosen
 
     @property
     def latency_s(self) -> float:
@@ -28,6 +29,6 @@ PROFILES: Mapping[str, Network] = MappingProxyType(
     {
         "loopback": Network("loopback", 0.0, math.inf),
         "lan": Network("lan", 0.3e-3, 1e9),
-        "wan": Network("wan", 40e-3, 100e6),
+        "wan": Network("wan", 40e-3, 100e6, "wan"),
     }
 )

@@ -6,7 +6,8 @@
 | copy | bytes_per_s copied by one core |
 | gemm | multiplications per second modulo 2^64, as the engine multiplies, and by torch |
 | tcp, tls | round_trip_s, bytes_per_s one way, cpu_s_per_gb of both ends: plain sockets over loopback |
-| channel | the same of the channel that sessions use: gRPC with mutual TLS |
+| channel | the same of the channel that sessions use, gRPC with mutual TLS; exchange_s: one message each way at once |
+| channel-socket | the same over the TLS sockets that nodes may offer |
 """
 
 from __future__ import annotations
@@ -100,14 +101,14 @@ def _gemm(repeat: int) -> Figures:
     return {"products_per_s": m * k * n / own_s, "torch_products_per_s": m * k * n / torch_s}
 
 
-def _channel(repeat: int) -> Figures:
+def _channel(repeat: int, transport: str = "grpc") -> Figures:
     command = [sys.executable, "-m", "benchmarks.transport", "--json", "--repeats", str(repeat)]
+    command += ["--transport", transport]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     small = next(line for line in lines if line["pattern"] == "exchange" and line["size_bytes"] == 64)
     large = [line for line in lines if line["pattern"] == "one way"][-1]
     return {
-        # An exchange is one message each way at the same time; a round trip is two, one after the other.
         "exchange_s": small["wall_us_per_frame"] * 1e-6,
         "exchange_cpu_s": sum(small["cpu_us_per_frame"]) * 1e-6,
         "bytes_per_s": large["gigabytes_per_s"] * 1e9,
@@ -122,4 +123,5 @@ _LIMITS: Mapping[str, tuple[str, Callable[[int], Figures]]] = {
     "tcp": ("plain sockets over loopback", lambda repeat: measure_sockets(tls=False, repeat=repeat)),
     "tls": ("TLS 1.3 sockets over loopback", lambda repeat: measure_sockets(tls=True, repeat=repeat)),
     "channel": ("the channel of a session: gRPC, mutual TLS", _channel),
+    "channel-socket": ("the same over TLS sockets", lambda repeat: _channel(repeat, "socket")),
 }

@@ -1,9 +1,10 @@
-"""The systems `enclave` and `enclave-online`: this project as it ships.
+"""The systems `enclave`, `enclave-online` and `enclave-socket`: this project as it ships.
 
 A process per rank and one for the dealer, mutual TLS with generated identities over loopback, sessions that compare
 plan digests. All ranks start at one instant of the machine's monotonic clock; the time ends with the last party.
 `enclave-online`: the dealer deals all repetitions to the parties' disks before the session, in which it has no part;
-reading, unsealing and deleting what was dealt is in the time.
+reading, unsealing and deleting what was dealt is in the time. `enclave-socket`: all nodes offer TLS sockets in the
+place of gRPC. `enclave-online-socket`: both.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Ranks:
 
     def __init__(self, task: dict[str, Any], folder: Path) -> None:
         self._case = Case(task["kind"], task["parameters"], task["parties"])
-        self._online = task["system"] == "enclave-online"
+        self._online = "online" in task["system"]
         self._folder = folder
         self.unavailable = ""
         self.versions: dict[str, str] = {}
@@ -52,6 +53,7 @@ class Ranks:
             "profile": task["profile"],
             "repetitions": task["repetitions"],
             "ahead": self._online,
+            "sockets": "socket" in task["system"],
             "rank": rank,
             "names": names,
             "homes": str(self._folder),

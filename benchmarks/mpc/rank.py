@@ -57,7 +57,7 @@ def main(argument: str) -> int:
     task: dict[str, Any] = json.loads(argument)
     case, rank = Case(task["kind"], task["parameters"], task["parties"]), int(task["rank"])
     try:
-        plan = plan_of(case, task["repetitions"])
+        plan = plan_of(case, task["repetitions"], task["profile"])
     except Unavailable as missing:
         _say(unavailable=str(missing))
         return 1
@@ -94,7 +94,12 @@ class _Seat:
         identity, trust = Identity.load(self.home), TrustStore(self.home)
         names, buyer = self.names[:count], self.case.parties - 1
         cards = {r: trust.by_name(name) for r, name in enumerate(names) if r != self.rank}
-        listener = None if self.rank == buyer else Listener(identity, trust, session, "127.0.0.1", range(1), cards)
+        sockets = bool(self.task["sockets"])
+        listener = (
+            None
+            if self.rank == buyer
+            else Listener(identity, trust, session, "127.0.0.1", range(1), cards, sockets=sockets)
+        )
         _say(address=listener.address if listener else "")
         addresses = json.loads(sys.stdin.readline())
         patience = _DEALER_PATIENCE if self.rank == self.case.parties else 1
@@ -115,7 +120,8 @@ class _Seat:
         return shape(channel, network.latency_s, network.bandwidth_bps)
 
     def turns(self, session: Session, shares: dict[str, Words] | None) -> Repetitions:
-        return Repetitions(session, self.case, ring_inputs(self.case, make_inputs(self.case)), shares)
+        inputs = ring_inputs(self.case, make_inputs(self.case))
+        return Repetitions(session, self.case, inputs, shares, self.task["profile"])
 
 
 def _run_ahead(seat: _Seat) -> int:

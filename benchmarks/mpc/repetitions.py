@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.mpc.cases import Case
 from benchmarks.mpc.inputs import make_inputs
 from benchmarks.mpc.programs import FRAC_BITS, Input, Program, Words, ring_inputs, tensors
+from benchmarks.networks import PROFILES
 from enclave.engines.mpc.engine import MpcEngine
 from enclave.engines.mpc.session import Session
 from enclave.engines.mpc.tensor import RingTensor
@@ -20,10 +21,15 @@ class Repetitions:
     """Repetitions of a case at one rank. Inputs are new values each time, but for what a warm-up may keep."""
 
     def __init__(
-        self, session: Session, case: Case, inputs: Mapping[str, Input], shares: Mapping[str, Words] | None
+        self,
+        session: Session,
+        case: Case,
+        inputs: Mapping[str, Input],
+        shares: Mapping[str, Words] | None,
+        profile: str = "loopback",
     ) -> None:
         self._program = Program(case)
-        self._engine = MpcEngine(session, FRAC_BITS)
+        self._engine = MpcEngine(session, FRAC_BITS, PROFILES[profile].chosen_for)
         self._session, self._inputs, self._shares = session, inputs, shares
         self._kept: dict[str, RingTensor] = {}
         self.outputs: dict[str, RingTensor] = {}
@@ -46,11 +52,11 @@ class Repetitions:
             self.run(self.prepare())
 
 
-def plan_of(case: Case, repetitions: int) -> Plan:
+def plan_of(case: Case, repetitions: int, profile: str = "loopback") -> Plan:
     """The plan of a session of so many repetitions. The first opens what the others keep."""
     inputs = ring_inputs(case, make_inputs(case))
 
     def workload(engine: Any) -> None:
-        Repetitions(engine.session, case, inputs, None).run_all(repetitions)
+        Repetitions(engine.session, case, inputs, None, profile).run_all(repetitions)
 
-    return make_plan(case.parties, FRAC_BITS, workload)
+    return make_plan(case.parties, FRAC_BITS, workload, PROFILES[profile].chosen_for)

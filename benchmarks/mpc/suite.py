@@ -116,7 +116,7 @@ class _Turns:
 def _work(base: Measurement) -> dict[str, float]:
     from benchmarks.mpc.work import work_of
 
-    return work_of(Case.parse(base.case))
+    return work_of(Case.parse(base.case), base.profile)
 
 
 def _with_figures(base: Measurement, runs: Sequence[dict[str, Any]], worker: Worker) -> Measurement:

@@ -49,7 +49,7 @@ def _products(entry: Any) -> int:
     return 0
 
 
-def work_of(case: Case) -> dict[str, float]:
+def work_of(case: Case, profile: str = "loopback") -> dict[str, float]:
     """Of one repetition, from the plan: by link and at one party.
 
     Returns:
@@ -60,11 +60,11 @@ def work_of(case: Case) -> dict[str, float]:
     twice: list[_Work] = []
     for count in (1, 2):
         recorder = _Work(case.parties)
-        turns = Repetitions(recorder, case, inputs, None)
+        turns = Repetitions(recorder, case, inputs, None, profile)
         turns.run_all(count)
         twice.append(recorder)
     first, both = twice
-    before, after = (plan_of(case, count).link_bytes for count in (1, 2))
+    before, after = (plan_of(case, count, profile).link_bytes for count in (1, 2))
     links = {link: size - before.get(link, 0) for link, size in after.items()}
     return {
         "rounds": float(both.rounds - first.rounds),

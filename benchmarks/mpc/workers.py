@@ -46,11 +46,8 @@ from benchmarks.suite import Unavailable
 
 __all__ = ["PEERS", "SYSTEMS", "Task", "Worker", "WorkerFailed", "free_ports"]
 
-OURS = {
-    "enclave": "benchmarks.mpc.enclave",
-    "enclave-online": "benchmarks.mpc.enclave",
-    "plain": "benchmarks.mpc.plain",
-}
+_OWN = ("enclave", "enclave-online", "enclave-socket", "enclave-online-socket")
+OURS = {**dict.fromkeys(_OWN, "benchmarks.mpc.enclave"), "plain": "benchmarks.mpc.plain"}
 PEERS = ("crypten-ttp", "crypten-tfp", "spu-semi2k")
 SYSTEMS = (*OURS, *PEERS)
 _ROOT = Path(__file__).parents[2]

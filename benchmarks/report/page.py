@@ -24,13 +24,14 @@ from enclave.leakage.style import CSS
 __all__ = ["render"]
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_OWN, _ONLINE, _PLAIN = "enclave", "enclave-online", "plain"
+_OWN, _PLAIN = "enclave", "plain"
 _COLOURS = """
-:root { --s-enclave: #14655b; --s-online: #14655b; --s-ttp: #b3361f; --s-tfp: #d98a2b; --s-spu: #4a5fb0;
+:root { --s-enclave: #14655b; --s-online: #14655b; --s-socket: #6fae2f;
+  --s-ttp: #b3361f; --s-tfp: #d98a2b; --s-spu: #4a5fb0;
   --s-plain: #676e79; --f-products: #7d6bb0; --f-key: #c7a13a; --f-wire: #4a8fb0; --f-rounds: #b9d3cd; }
-@media (prefers-color-scheme: dark) { :root { --s-enclave: #5cc3b0; --s-online: #5cc3b0; --s-ttp: #f08a72;
-  --s-tfp: #e8b366; --s-spu: #93a4ee; --s-plain: #99a1ab; --f-products: #a99ad6; --f-key: #d8bb63;
-  --f-wire: #7fbbd8; --f-rounds: #2f5850; } }
+@media (prefers-color-scheme: dark) { :root { --s-enclave: #5cc3b0; --s-online: #5cc3b0; --s-socket: #a8d672;
+  --s-ttp: #f08a72; --s-tfp: #e8b366; --s-spu: #93a4ee; --s-plain: #99a1ab; --f-products: #a99ad6;
+  --f-key: #d8bb63; --f-wire: #7fbbd8; --f-rounds: #2f5850; } }
 .legend { color: var(--muted); font-size: .88rem; margin: .6rem 0; }
 .legend b { font-weight: 500; margin-right: 1.1rem; white-space: nowrap; color: var(--ink); }
 .legend i { font-style: normal; margin-right: .35em; }
@@ -76,7 +77,8 @@ def _head(measured: Sequence[Measurement]) -> str:
         f'<p class="note">{len(cases)} cases on {len(systems)} systems. Every system computes the same outputs from '
         "the same secret-shared inputs, and takes turns with the others repetition by repetition. <b>enclave</b> is "
         "this project as it ships: a process per party and one for the dealer, mutual TLS, the dealer's work on the "
-        "clock. <b>enclave-online</b> is the same session with its randomness dealt ahead to the parties' disks.</p>"
+        "clock. <b>enclave-online</b> is the same session with its randomness dealt ahead to the parties' disks, "
+        "<b>-socket</b> with TLS sockets in the place of gRPC.</p>"
         "</header>"
     )
 
@@ -241,7 +243,10 @@ def _foot(found: Sequence[Measurement]) -> str:
     versions: dict[str, str] = {}
     for one in found:
         for name, version in one.versions.items():
-            versions.setdefault(name if one.system in (_OWN, _ONLINE, _PLAIN) else f"{one.system}: {name}", version)
+            versions.setdefault(
+                name if one.system.startswith(_OWN) or one.system in (_PLAIN, "machine") else f"{one.system}: {name}",
+                version,
+            )
     cells = "".join(f"<dt>{html.escape(name)}</dt><dd>{html.escape(text)}</dd>" for name, text in versions.items())
     return f"<footer><dl>{cells}</dl></footer>"
 
@@ -250,7 +255,7 @@ def _legend(names: Iterable[str]) -> str:
     items = []
     for name in names:
         _, variable, shape = COLOURS.get(name, ("", "--muted", "x"))
-        mark = "○" if name == _ONLINE else _SHAPES[shape]
+        mark = "○" if "online" in name else _SHAPES[shape]
         items.append(f'<b><i style="color:var({variable})">{mark}</i>{html.escape(name)}</b>')
     return f'<p class="legend">{"".join(items)}</p>'
 

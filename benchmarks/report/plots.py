@@ -18,6 +18,8 @@ _INK, _MUTED, _LINE = "#a1b2c1", "#a1b2c2", "#a1b2c3"
 COLOURS: Mapping[str, tuple[str, str, str]] = {
     "enclave": ("#a1b3c1", "--s-enclave", "o"),
     "enclave-online": ("#a1b3c2", "--s-online", "o"),
+    "enclave-socket": ("#a1b3c7", "--s-socket", "o"),
+    "enclave-online-socket": ("#a1b3c8", "--s-socket", "o"),
     "crypten-ttp": ("#a1b3c3", "--s-ttp", "s"),
     "crypten-tfp": ("#a1b3c4", "--s-tfp", "D"),
     "spu-semi2k": ("#a1b3c5", "--s-spu", "^"),
@@ -79,7 +81,7 @@ def dots(name: str, description: str, rows: Mapping[str, Sequence[Dot]], form: C
         axes.plot([min(values), max(values)], [y, y], color=_LINE, linewidth=1, zorder=1)
         for dot in shown:
             colour, _, shape = COLOURS.get(dot.series, _OTHER)
-            hollow = dot.series == "enclave-online"
+            hollow = "online" in dot.series
             if dot.low is not None and dot.high is not None and dot.low > 0:
                 axes.plot([dot.low, dot.high], [y, y], color=colour, linewidth=3, alpha=0.5, zorder=2)
             axes.plot(
@@ -115,7 +117,7 @@ def curves(
     for system, points in lines.items():
         colour, _, shape = COLOURS.get(system, _OTHER)
         xs, ys = zip(*sorted(points), strict=True)
-        style = "--" if system == "enclave-online" else "-"
+        style = "--" if "online" in system else "-"
         axes.plot(xs, ys, style, color=colour, marker=shape, markersize=6, linewidth=1.6)
         axes.annotate(
             f" {system}",
