@@ -44,6 +44,7 @@ __all__ = [
     "matmul",
     "pack_bits",
     "run_program",
+    "select",
     "to_planes",
 ]
 
@@ -153,6 +154,37 @@ def run_program(
     run = portable.run_program if native is None else native.run_program
     run(code, registers, one, tuple(inputs), tuple(outputs), results)
     return results
+
+
+def select(
+    c: Words,
+    d: NDArray[np.uint8],
+    rho: Words,
+    hidden: Words,
+    flipped: Words,
+    *,
+    leader: bool,
+    shift: int = 0,
+    offset: int = 0,
+    tops: tuple[NDArray[Any], NDArray[Any]] | None = None,
+) -> Words:
+    """Shares of b z for z = ((c - r) >> shift) - (offset >> shift) and b = d ^ rho, all (n,), in one pass.
+
+    Without a shift: rho z = c' rho - flipped with c' = c - offset, and b z = rho z where d = 0, z - rho z where d = 1.
+    With one, c' = (c >> shift) - (offset >> shift), and each mask loses its top 2^(64 - shift) where c has wrapped.
+
+    Args:
+        c: z + offset under the mask r, in the clear. d: b under rho, in the clear, bytes of 0 and 1.
+        rho: shares. hidden, flipped: shares of r >> shift and of rho times it.
+        leader: whether this rank adds what is public.
+        tops: with a shift, shares of the top bit of r and of rho times it, modulo 2^32 (shift <= 32) or 2^64.
+        All arrays are contiguous.
+    """
+    top, flipped_top = tops if tops is not None else (None, None)
+    out = np.empty(c.shape, np.uint64)
+    run = portable.select if native is None else native.select
+    run(c, d, rho, hidden, flipped, top, flipped_top, out, shift, offset, leader)
+    return out
 
 
 def dcf_keys(

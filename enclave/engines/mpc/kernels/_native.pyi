@@ -46,3 +46,17 @@ def dcf_evaluate(
     sums: Words,
     /,
 ) -> None: ...
+def select(
+    c: Words,
+    d: NDArray[np.uint8],
+    rho: Words,
+    hidden: Words,
+    flipped: Words,
+    top: NDArray[Any] | None,
+    flipped_top: NDArray[Any] | None,
+    out: Words,
+    shift: int,
+    offset: int,
+    leader: bool,
+    /,
+) -> None: ...

@@ -9,7 +9,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
-__all__ = ["aes_ctr", "from_planes", "matmul", "pack_bits", "run_program", "to_planes"]
+__all__ = ["aes_ctr", "from_planes", "matmul", "pack_bits", "run_program", "select", "to_planes"]
 
 Words = NDArray[np.uint64]
 
@@ -110,3 +110,27 @@ def matmul(x: Words, y: Words, out: Words, accumulate: bool) -> None:
         out += product
     else:
         out[...] = product
+
+
+def select(
+    c: Words,
+    d: NDArray[np.uint8],
+    rho: Words,
+    hidden: Words,
+    flipped: Words,
+    top: NDArray[Any] | None,
+    flipped_top: NDArray[Any] | None,
+    out: Words,
+    shift: int,
+    offset: int,
+    leader: bool,
+) -> None:
+    """See `kernels.select`."""
+    if top is not None and flipped_top is not None:
+        unwrapped, left = ~c >> np.uint64(63), np.uint64(64 - shift)
+        hidden = hidden - ((unwrapped * top) << left)
+        flipped = flipped - ((unwrapped * flipped_top) << left)
+    c = (c >> np.uint64(shift)) - np.uint64(offset >> shift)
+    gated = c * rho - flipped
+    whole = c - hidden if leader else np.negative(hidden)
+    out[...] = np.where(d.astype(bool), whole - gated, gated)

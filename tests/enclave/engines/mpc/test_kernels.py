@@ -251,6 +251,47 @@ def test_products_of_unfit_shapes_are_refused(shapes: tuple[tuple[int, int], ...
         kernels.matmul(x, y, out)
 
 
+# ---- gates
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 70), st.sampled_from([0, 1, 20, 32, 33, 63]), st.booleans(), st.booleans(), st.integers(0, 2**32))
+def test_selection_like_python_integers(n: int, shift: int, leader: bool, offset: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    c, rho, hidden, flipped = (rng.integers(0, 2**64, n, U) for _ in range(4))
+    d = rng.integers(0, 2, n, np.uint8)
+    top_type = np.uint32 if shift <= 32 else U
+    tops = tuple(rng.integers(0, np.iinfo(top_type).max, n, top_type) for _ in range(2)) if shift else None
+    start = 2**62 if offset else 0
+    found = kernels.select(c, d, rho, hidden, flipped, leader=leader, shift=shift, offset=start, tops=tops)
+    other = np.empty(n, U)
+    portable.select(c, d, rho, hidden, flipped, *(tops or (None, None)), other, shift, start, leader)
+    assert np.array_equal(found, other)
+    for i, result in enumerate(found.tolist()):
+        masks = [int(hidden[i]), int(flipped[i])]
+        opened = (int(c[i]) >> shift) - (start >> shift)
+        if tops is not None and int(c[i]) < 2**63:
+            masks = [mask - (int(top[i]) << (64 - shift)) for mask, top in zip(masks, tops, strict=True)]
+        gated = opened * int(rho[i]) - masks[1]
+        whole = (opened if leader else 0) - masks[0]
+        assert result == (whole - gated if d[i] else gated) % 2**64
+
+
+@pytest.mark.skipif(kernels.native is None, reason="the extension checks, numpy does not")
+def test_unfit_selections_are_refused() -> None:
+    words, bits, tops = np.zeros(5, U), np.zeros(5, np.uint8), (np.zeros(5, np.uint32), np.zeros(5, np.uint32))
+    for arguments, options in [
+        ((words, bits, words, words, words[:4]), {}),
+        ((words, words, words, words, words), {}),
+        ((words, bits, words, words, words), {"shift": 5}),
+        ((words, bits, words, words, words), {"tops": tops}),
+        ((words, bits, words, words, words), {"shift": 64, "tops": tops}),
+        ((words, bits, words, words, words), {"shift": 5, "tops": (tops[0], tops[1][:3])}),
+    ]:
+        with pytest.raises(ValueError):
+            kernels.select(*arguments, leader=True, **options)
+
+
 # ---- distributed comparison functions
 
 
@@ -345,6 +386,8 @@ def fingerprint() -> str:
     for n, depth, m in [(1, 300, 40), (40, 300, 1), (37, 300, 41), (2, 3, 2)]:
         x, y = rng.integers(0, 2**64, (n, depth), U), rng.integers(0, 2**64, (m, depth), U).T
         digest.update(kernels.matmul(x, y, x[:, :1] * y[:1], accumulate=True))
+    bits = (words[:37] & U(1)).astype(np.uint8)
+    digest.update(kernels.select(words[:37], bits, *words[: 3 * 37].reshape(3, 37), leader=True, offset=5))
     points, hashes = rng.integers(0, 2**64, 37, U), [AesKey(key) for key in hash_bytes(3)]
     roots = roots_of(rng, 37)
     key = kernels.dcf_keys(hashes, 63, points >> U(1), rng.integers(0, 2**64, (3, 37), U), roots)
