@@ -17,16 +17,48 @@ and steps are truncated as they come: two rounds and two openings more, and weig
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from enclave.engines.interface import Engine, FloatArray, Secret
 from enclave.messages import Training
 from enclave.workloads.trainable import TrainableNetwork
 from enclave.workloads.watch import Watch
 
-__all__ = ["Descent"]
+__all__ = ["Descent", "Layout"]
 
 ALPHA_BITS, OUTPUT_BITS = 8, 13
 _ROOM_BITS = 8  # integer bits of a weight whose gradients are not truncated
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the binary point of a training's numbers is; public.
+
+    Attributes:
+        wide: whether gradients and weights keep all their fractional bits.
+        shift, alpha: the learning rate over the batch's size is alpha 2^-shift where wide; alpha is 1 elsewhere.
+        gradient_bits, weight_bits: fractional bits of a gradient and of a weight before it is truncated.
+    """
+
+    wide: bool
+    shift: int
+    alpha: float
+    gradient_bits: int
+    weight_bits: int
+
+    @classmethod
+    def of(cls, training: Training, frac_bits: int, largest: float = 0.0) -> Layout:
+        """The layout of a training with numbers of `frac_bits` fractional bits.
+
+        Args:
+            largest: what a gradient can be, as far as it is known; it and its velocity must have room.
+        """
+        fraction, exponent = math.frexp(training.learning_rate / training.batch_rows)
+        gradient = frac_bits + OUTPUT_BITS + ALPHA_BITS
+        fits = gradient - exponent <= 62 - _ROOM_BITS and largest < (1.0 - training.momentum) * 2.0 ** (62 - gradient)
+        if training.loss != "squared" and exponent <= 0 and fits:
+            return cls(True, -exponent, fraction, gradient, gradient - exponent)
+        return cls(False, -exponent, 1.0, 2 * frac_bits, frac_bits)
 
 
 class Descent:
@@ -35,6 +67,7 @@ class Descent:
     Args:
         watch: is shown what a training that diverges spoils first.
         start: the first weights, flat, where they are not the public ones of the training's seed.
+        largest: what a gradient can be, as far as it is known.
     """
 
     def __init__(
@@ -45,13 +78,11 @@ class Descent:
         watch: Watch | None = None,
         *,
         start: Secret | None = None,
+        largest: float = 0.0,
     ) -> None:
         self._engine, self._network, self._training, self.watch = engine, network, training, watch
-        fraction, exponent = math.frexp(training.learning_rate / training.batch_rows)
-        shift = -exponent
-        used = engine.frac_bits + OUTPUT_BITS + ALPHA_BITS + shift
-        self._wide = training.loss != "squared" and shift >= 0 and used <= 62 - _ROOM_BITS
-        self._shift, self._alpha = shift, fraction if self._wide else 1.0
+        layout = Layout.of(training, engine.frac_bits, largest)
+        self._wide, self._shift, self._alpha = layout.wide, layout.shift, layout.alpha
         self._decay = network.decayed()
         self._velocity: Secret | None = None
         # Where only shapes are known the values are not made: a plan must not cost what its model costs.

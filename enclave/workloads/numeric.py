@@ -42,8 +42,9 @@ from enclave.models.graph import INPUT
 from enclave.models.model import FloatArray
 from enclave.models.ranges import Interval, Reach, intervals, reaches, rounded_model
 from enclave.models.reference import apply_layer
+from enclave.workloads.descent import Layout
 from enclave.workloads.specification import first_gradient, input_bound, row_holders, target_bound
-from enclave.workloads.watch import COUNT, watch_limit, weight_limit
+from enclave.workloads.watch import watch_limit, weight_limit
 
 __all__ = [
     "DEFAULT_FRAC_BITS",
@@ -70,7 +71,7 @@ class NumericStep:
         limit: what that may be.
         digits: fractional bits of the values before the next truncation.
         error: the largest absolute error of an element against real numbers; None where nobody can say.
-        failure: probability that a value out of range goes unnoticed.
+        failure: probability that one value out of range goes unnoticed; many do with a power of it.
         on_failure: what happens when it is noticed.
     """
 
@@ -104,8 +105,8 @@ class NumericPlan:
 
     @property
     def failure(self) -> float:
-        """Probability that any step fails unnoticed, at most the sum of theirs."""
-        return sum(step.failure for step in self.steps)
+        """The largest probability of a step that a number out of range goes unnoticed."""
+        return max(step.failure for step in self.steps)
 
     def to_json(self) -> dict[str, Any]:
         """JSON types."""
@@ -351,21 +352,23 @@ def training_numbers(spec: JobSpec) -> NumericPlan:
     """
     bits = spec.frac_bits
     unit, value_limit = 2.0**-bits, 2.0 ** (_RING_BITS - bits)
-    product_limit = 2.0 ** (_RING_BITS + 1 - 2 * bits)
     training = spec.training
     assert training is not None
     stated = not (spec.encoding.standardise and len(row_holders(spec)) > 1)
-    missed = 4.0**-COUNT
     largest = first_gradient(spec)
+    layout = Layout.of(training, bits, largest)
+    digits, limit = layout.gradient_bits, watch_limit(bits, largest)
+    missed = limit / 2.0 ** (63 - digits)  # of one number that wraps alone; see `watch`
+    weights = min(weight_limit(bits), 2.0 ** (62 - layout.weight_bits))
     step = training.learning_rate / min(training.batch_rows, spec.rows) * largest
     steps = (
         NumericStep(
             "features", "encoding", input_bound(spec), value_limit, bits, unit / 2 if stated else None, 0.0, _REFUSED
         ),
         NumericStep("target", "encoding", target_bound(spec), value_limit, bits, unit / 2, 0.0, _REFUSED),
-        NumericStep("first gradient", "sum over a batch", largest, product_limit, 2 * bits, None, 0.0, _REFUSED),
-        NumericStep("first step", "learning rate x gradient", step, weight_limit(bits), bits, unit, 0.0, _REFUSED),
-        NumericStep("weights", "any step", None, weight_limit(bits), bits, unit, missed, _WATCHED),
-        NumericStep("outputs, gradients", "any step", None, watch_limit(bits), 2 * bits, None, missed, _WATCHED),
+        NumericStep("first gradient", "sum over a batch", largest, 2.0 ** (62 - digits), digits, None, 0.0, _REFUSED),
+        NumericStep("first step", "learning rate x gradient", step, weights, layout.weight_bits, unit, 0.0, _REFUSED),
+        NumericStep("weights", "any step", None, weights, layout.weight_bits, unit, missed, _WATCHED),
+        NumericStep("outputs, gradients", "any step", None, limit, digits, None, missed, _WATCHED),
     )
     return NumericPlan(bits, steps, None)

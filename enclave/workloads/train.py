@@ -28,7 +28,7 @@ from enclave.workloads.descent import Descent
 from enclave.workloads.evaluate import score
 from enclave.workloads.inputs import Inputs
 from enclave.workloads.public_random import public_permutation
-from enclave.workloads.specification import class_count, row_holders
+from enclave.workloads.specification import class_count, first_gradient, row_holders
 from enclave.workloads.standardise import Standardiser
 from enclave.workloads.trainable import TrainableNetwork
 from enclave.workloads.watch import Watch, weight_limit
@@ -44,8 +44,9 @@ def train(engine: Engine, spec: JobSpec, inputs: Inputs) -> dict[str, Secret]:
     standardiser = Standardiser(engine, spec, inputs) if spec.encoding.standardise else None
     data = _Batches(engine, spec, inputs, standardiser)
     steps = spec.training.epochs * sum(segment.count for segment in data.segments)
-    watch = Watch(engine, spec.frac_bits, steps)
-    descent = Descent(engine, network, spec.training, watch)
+    largest = first_gradient(spec)
+    watch = Watch(engine, spec.frac_bits, steps, largest)
+    descent = Descent(engine, network, spec.training, watch, largest=largest)
     _run_schedule(engine, spec.training, data, descent)
     with engine.stage("range"):
         result = descent.result()

@@ -6,7 +6,10 @@ combinations of all gradients and all outputs of all steps are kept: with random
 about their Euclidean norm, and one that wrapped stands out in most combinations, wherever and whenever it was.
 Adding up is local, and their truncation rides on that of the weights; only the end of the training compares.
 
-What it is not: a proof. A single wrapped number is missed with a probability of about 4^-COUNT, and a final
+What it is not: a proof. A number of d fractional bits that wrapped is uniform over +-2^(63 - d), and below the limit
+L with probability p = L / 2^(63 - d). One that wraps alone, with nothing after it going wrong, has the same magnitude
+in every combination: it is missed with probability p. A training that diverges wraps all over, in all steps that
+follow; the combinations are then independent, and all of them stay small with probability p^COUNT or less. A final
 sigmoid that wrapped shows in the outputs alone. `check_spec` bounds beforehand what can be bounded.
 """
 
@@ -32,9 +35,13 @@ def weight_limit(frac_bits: int) -> float:
     return 2.0 ** (44 - frac_bits)
 
 
-def watch_limit(frac_bits: int) -> float:
-    """A combination beyond this means that some number wrapped."""
-    return 2.0 ** (61 - 2 * frac_bits)
+def watch_limit(frac_bits: int, largest: float) -> float:
+    """A combination beyond this means that some number wrapped.
+
+    Args:
+        largest: what the first gradient can be by the declared ranges; where that is small the limit is, too.
+    """
+    return 2.0 ** (59 - 2 * frac_bits) * min(4.0, max(1.0, 16.0 * largest / 2.0 ** (59 - 2 * frac_bits)))
 
 
 class Watch:
@@ -42,12 +49,13 @@ class Watch:
 
     Args:
         steps: how many steps the training has.
+        largest: see `watch_limit`.
     """
 
-    def __init__(self, engine: Engine, frac_bits: int, steps: int) -> None:
+    def __init__(self, engine: Engine, frac_bits: int, steps: int, largest: float) -> None:
         self._engine, self._seen = engine, 0
         # Of very many steps healthy numbers add up too, and so do wrapped ones.
-        self._limit = watch_limit(frac_bits) * max(1.0, math.sqrt(steps / _CALM_STEPS))
+        self._limit = watch_limit(frac_bits, largest) * max(1.0, math.sqrt(steps / _CALM_STEPS))
         self._signs: dict[int, NDArray[np.int64]] = {}
         self._total = engine.zeros((COUNT,))
         self.noted: tuple[Secret, ...] = ()

@@ -19,7 +19,8 @@ from enclave.errors import RangeExceeded
 from enclave.messages import Architecture, Encoding, Feature, Layer, NumericFeature, TensorType, Training
 from enclave.models import Model, dense_architecture, forward_float
 from enclave.workloads.numeric import NumericPlan, evaluation_numbers, fitting, output_errors, training_numbers
-from enclave.workloads.watch import COUNT, weight_limit
+from enclave.workloads.specification import first_gradient
+from enclave.workloads.watch import watch_limit, weight_limit
 from tests.enclave.workloads.made_jobs import classes, holders, job, number
 from tests.enclave.workloads.ranks import at_every_rank
 from tests.enclave.workloads.test_on_shares import on_shares
@@ -202,11 +203,15 @@ def test_a_training_says_what_is_bounded_and_what_is_watched() -> None:
     numbers = training_numbers(spec)
     steps = {step.name: step for step in numbers.steps}
     assert steps["target"].bound == 3.0 and steps["features"].error == 2.0**-21
-    assert steps["first gradient"].bound == pytest.approx(16 * steps["features"].bound * 6)
+    largest = first_gradient(spec)
+    assert steps["first gradient"].bound == largest == pytest.approx(16 * steps["features"].bound * 6)
     assert steps["weights"].bound is None and steps["weights"].limit == weight_limit(20)
-    assert numbers.failure == 2 * 4.0**-COUNT and steps["weights"].failure == 4.0**-COUNT
+    assert numbers.failure == steps["weights"].failure == watch_limit(20, largest) / 2.0**23
     bits = job(x, classes(2), dense_architecture(3, [], 1), ("model",), training=Training("logistic", 1, 16, 0.5))
-    assert {step.name: step for step in training_numbers(bits).steps}["target"].bound == 1.0
+    steps = {step.name: step for step in training_numbers(bits).steps}
+    assert steps["target"].bound == 1.0
+    # Gradients that are not truncated have their own digits: 20, and 21 of the loss's derivative.
+    assert steps["outputs, gradients"].digits == 41 and steps["weights"].limit == 2.0 ** (62 - 41 - 4)
 
 
 def test_fitting_walks_down_the_ladder_once() -> None:
