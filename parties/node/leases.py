@@ -62,7 +62,7 @@ class Leases:
         self._filling = threading.Lock()  # held while a job becomes RUNNING and gets its runner
         self._runners: dict[str, Runner] = {}
         self._waiting: dict[str, float] = {}
-        self._to_deal: set[str] = set()  # those that wait for a dealing phase
+        self._to_deal: set[str] = set()  # those that wait for a dealing phase, until it has its runner
         self._not_dealt: dict[str, Failure] = {}
         self._dealings: Counter[str] = Counter()
         self._shelf = shelf_of(identity.home, config.max_stock_bytes)
@@ -106,8 +106,8 @@ class Leases:
             whole tape, and only a session costs the buyer its job.
         """
         with self._lock:
-            runner = self._runners.get(job_id)
-            if deal and runner is not None:
+            launching = job_id in self._to_deal and job_id not in self._waiting
+            if deal and (launching or job_id in self._runners):
                 return
             if deal and self._dealings[job_id] >= _MAX_DEALINGS:
                 text = f"the job was dealt {_MAX_DEALINGS} times without being started"
@@ -125,7 +125,7 @@ class Leases:
         with self._lock:
             if job_id in self._runners:
                 return "running", None
-            if job_id in self._waiting and job_id in self._to_deal:
+            if job_id in self._to_deal:
                 return "waiting", None
             failure = self._not_dealt.get(job_id)
         if self._shelf.ready(job_id):
@@ -199,6 +199,7 @@ class Leases:
         with self._lock:
             for job_id in [j for j, touched_s in self._waiting.items() if now_s - touched_s > self._desk.silence_s]:
                 del self._waiting[job_id]
+                self._to_deal.discard(job_id)
         with self._filling:
             while not self._closing:
                 with self._lock:
@@ -208,15 +209,22 @@ class Leases:
                         return
                     del self._waiting[job_id]
                     deal = job_id in self._to_deal
-                    self._to_deal.discard(job_id)
-                worker_id = f"{self._identity.name}-{job_id[:8]}"
-                record: JobRecord | None = self._jobs.get(job_id)
-                if not deal:
-                    record = self._jobs.lease(worker_id, self._config.lease_s, job_id)
-                elif record is not None and record.state != "ADMITTED":
-                    record = None
-                if record is not None:
-                    self._launch(record, worker_id, deal)
+                try:
+                    self._begin(job_id, deal)
+                finally:
+                    with self._lock:
+                        self._to_deal.discard(job_id)
+
+    def _begin(self, job_id: str, deal: bool) -> None:
+        worker_id = f"{self._identity.name}-{job_id[:8]}"
+        if deal:
+            record = self._jobs.get(job_id)
+            if record.state == "ADMITTED":
+                self._launch(record, worker_id, deal)
+            return
+        leased = self._jobs.lease(worker_id, self._config.lease_s, job_id)
+        if leased is not None:
+            self._launch(leased, worker_id, deal)
 
     def _launch(self, record: JobRecord, worker_id: str, deal: bool) -> None:
         config = self._config
