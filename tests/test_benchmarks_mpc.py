@@ -229,6 +229,7 @@ def task(folder: Path) -> Task:
 def test_a_worker_that_fails_says_why(script: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, script)
     with pytest.raises(WorkerFailed, match=error), Worker(task(tmp_path), limit_s=2.0) as worker:
+        worker.greet()
         worker.run()
         worker.stop()
 
@@ -256,8 +257,8 @@ def test_a_wrong_result_is_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_worker_without_the_case_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(monkeypatch, "say(unavailable='no gelu')")
-    with pytest.raises(Unavailable, match="no gelu"), Worker(task(tmp_path)):
-        pass
+    with pytest.raises(Unavailable, match="no gelu"), Worker(task(tmp_path)) as worker:
+        worker.greet()
 
 
 # ---- whole runs

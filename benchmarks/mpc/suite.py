@@ -74,13 +74,17 @@ class _Turns:
         self._errors: dict[str, str] = {}
 
     def run(self) -> None:
-        """Starts every system, warms it up, and lets them take turns."""
+        """Starts all systems, warms each up, and lets them take turns."""
+        self._settings.say(f"{self._case}: starting {', '.join(self._systems)}")
         for system in self._systems:
-            self._settings.say(f"{self._case}: starting {system}")
+            task = Task(system, self._case, self._settings.profile, self._folder, self._settings.repeat + 1)
             try:
-                task = Task(system, self._case, self._settings.profile, self._folder, self._settings.repeat + 1)
-                worker = Worker(task)
-                self._workers[system] = self._stack.enter_context(worker)
+                self._workers[system] = self._stack.enter_context(Worker(task))
+            except Unavailable as error:
+                self._errors[system] = str(error)
+        for system, worker in self._workers.items():
+            try:
+                worker.greet()
                 worker.run()
             except (Unavailable, WorkerFailed) as error:
                 self._errors[system] = str(error)

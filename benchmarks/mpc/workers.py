@@ -139,15 +139,6 @@ class Worker:
         self.versions: Mapping[str, str] = {}
 
     def __enter__(self) -> Worker:
-        try:
-            hello = self._hear(_START_S)
-        except BaseException:
-            self.end()
-            raise
-        if "unavailable" in hello:
-            self.end()
-            raise Unavailable(str(hello["unavailable"]))
-        self.versions = dict(hello.get("versions", {}))
         return self
 
     def __exit__(
@@ -155,8 +146,18 @@ class Worker:
     ) -> None:
         self.end()
 
+    def greet(self) -> None:
+        """Waits until it is ready, which it needs not be told: several workers may get ready at the same time.
+
+        Raises Unavailable when it cannot run the case; WorkerFailed.
+        """
+        hello = self._hear(_START_S)
+        if "unavailable" in hello:
+            raise Unavailable(str(hello["unavailable"]))
+        self.versions = dict(hello.get("versions", {}))
+
     def run(self) -> dict[str, Any]:
-        """One repetition. Raises WorkerFailed."""
+        """One repetition, after `greet`. Raises WorkerFailed."""
         self._tell("run")
         return self._hear(self._limit_s)
 
