@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from enclave.engines.mpc.protocols.arithmetic import truncate
+from enclave.engines.mpc.protocols.blocks import blocked, conditional
 from enclave.engines.mpc.protocols.comparison import Comparison, comparison, tail
 from enclave.engines.mpc.protocols.harmonics import Series, dealt_factors, evaluate, moved_mask
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
@@ -28,7 +29,7 @@ from enclave.errors import BadSpec
 
 __all__ = ["INVERSE_ROOT", "LOGARITHM", "RECIPROCAL", "Bracketed", "inverse_sqrt", "logarithm", "reciprocal"]
 
-U, U4 = np.uint64, np.uint32
+U, U4, U1 = np.uint64, np.uint32, np.uint8
 _NORMAL_BITS = 22  # fractional bits of x'
 # Series hold from 1 - 2^-5 to 4 (1 + 2^-5). Comparisons leave out bits below 2^-6 of the first bracket, and the ends
 # are compared with that much further out, so that all of the interval is within.
@@ -130,8 +131,8 @@ class Bracketed:
         flips = np.stack(rows)
         moved = [_moved(r, shift) for shift in self.shifts]
         lifts = np.empty((2, 1 + (count if self.weighted else 1), len(m)), U)
-        lifts[1, 0] = m >> U4(self.lift)
-        lifts[0, 0] = lifts[1, 0] - ((m >> U4(31)).astype(U) << U(32 - self.lift))  # for an opened top bit of 0
+        lifts[0, 0] = m >> U4(self.lift)
+        lifts[1, 0] = (m >> U4(31)).astype(U) << U(32 - self.lift)  # what is too much when y + m wrapped
         np.multiply(lifts[:, :1], (inside if self.weighted else flips[-1:])[None], out=lifts[:, 1:])
         down = [mask for mask, shift in zip(moved, self.shifts, strict=True) if shift < 0]
         return (
@@ -213,13 +214,23 @@ def _bracketed(
     def normal(c: Array, r: Array, d: Array, flips: Array, down: Array, products: Array, masks: Array) -> Array:
         total, lower = masks[0].copy(), iter(down)
         for k, shift in enumerate(entry.shifts):
-            g, mask = _moved(c, shift), next(lower) if shift < 0 else _moved(r[:n], shift)
+            g, mask = _moved(c, shift), next(lower) if shift < 0 else _moved(r, shift)
             gated = g * flips[k].astype(U4) - products[k]
-            whole = (g if leader else U4(0)) - mask - gated
-            total += np.where((d[k] ^ d[k + 1]).astype(bool), whole, gated)
+            whole = g - mask if leader else U4(0) - mask
+            total += conditional(d[k] ^ d[k + 1], gated, whole)
         return np.asarray(total)
 
-    share = session.local(normal, Spec((n,), "u4"), c, shares[0], found.masked, flips, down, products, masks)
+    share = session.local(
+        lambda c, r, *a: blocked(normal, (n,), U4, c, r[:n], *a),
+        Spec((n,), "u4"),
+        c,
+        shares[0],
+        found.masked,
+        flips,
+        down,
+        products,
+        masks,
+    )
     (opened,) = yield [Item("normal", share)]
 
     def series(opened: Array, factors: Array, masks: Array) -> Array:
@@ -230,27 +241,25 @@ def _bracketed(
     (e,) = yield [Item("lift", session.local(series, Spec((n,), "u4"), opened, factors, masks))]
 
     def result(e: Array, d: Array, flips: Array, lifts: Array) -> Array:
-        d = d.astype(bool)
-        chosen = np.where((e >> U4(31)).astype(bool), lifts[1], lifts[0])
+        unwrapped = (e >> U4(31)).astype(U) - U(1)  # all ones where the top bit is 0
+        hidden = lifts[0] - (lifts[1] & unwrapped)
         value = (e >> U4(lift)).astype(U)
-        whole = (value if leader else U(0)) - chosen[0]
-        total = np.zeros(n, U)
+        whole = value - hidden[0] if leader else U(0) - hidden[0]
+        total = np.zeros(len(e), U)
         gates = [d[k] ^ d[k + 1] for k in range(count)]
         within = (
-            list(zip(gates, flips, chosen[1:], strict=False)) if weights else [(d[0] ^ d[-1], flips[-1], chosen[1])]
+            list(zip(gates, flips, hidden[1:], strict=False)) if weights else [(d[0] ^ d[-1], flips[-1], hidden[1])]
         )
-        for weight, (gate, flip, hidden) in zip(weights or [1], within, strict=True):
-            gated = value * flip - hidden
-            total += np.where(gate, whole - gated, gated) * U(weight)
-        one = U(leader)
-        constants = [*zip(gates, flips, steps, strict=False), (~d[0], flips[count], ends[0])]
+        for weight, (gate, flip, masked) in zip(weights or [1], within, strict=True):
+            total += conditional(gate, value * flip - masked, whole) * U(weight)
+        constants = [*zip(gates, flips, steps, strict=False), (U1(1) ^ d[0], flips[count], ends[0])]
         constants.append((d[-1], flips[count + 1], ends[1]))
         for gate, flip, constant in constants:
             if constant:
-                total += np.where(gate, one - flip, flip) * U(constant & (1 << 64) - 1)
+                total += conditional(gate, flip, U(leader)) * U(constant & (1 << 64) - 1)
         return total
 
-    return session.local(result, (n,), e, found.masked, flips, lifts)
+    return session.local(lambda *a: blocked(result, (n,), U, *a), (n,), e, found.masked, flips, lifts)
 
 
 def _power(

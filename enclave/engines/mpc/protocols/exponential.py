@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from enclave.engines.mpc.protocols import tables
+from enclave.engines.mpc.protocols.blocks import blocked, conditional
 from enclave.engines.mpc.protocols.comparison import Comparison, comparison, tail
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
 from enclave.engines.mpc.tape import Array, Draw, Spec, additive
@@ -76,24 +77,26 @@ class Exponential:
         r, m = free[0][: self.comparison.n], free[-1]
         rho = flips[0] ^ flips[1]
         lifts = np.empty((4, len(m)), U)
-        np.right_shift(m, U(self.shift), out=lifts[1])
-        np.subtract(lifts[1], (m >> U(63)) << U(64 - self.shift), out=lifts[0])  # for an opened top bit of 0
+        np.right_shift(m, U(self.shift), out=lifts[0])
+        np.left_shift(m >> U(63), U(64 - self.shift), out=lifts[1])  # what is too much when y + m wrapped
         np.multiply(lifts[:2], rho, out=lifts[2:])
         return (*compared, np.stack([rho, flips[1]]), self._powers(r), lifts)
 
     def _powers(self, r: Array) -> Array:
         below = self.bits + 3
-        low = (r & U((1 << below) - 1)).astype(np.float64)
-        low *= -(2.0**-self.bits)
-        low += self.low / _FINEST - _LOWEST - _ROOM + self.scale * math.log(2)
-        base = np.exp(low)
-        top = ((r >> U(below)) & U(self.digits - 1)).astype(np.int64)
         steps = np.exp(float(_WIDTH) * np.arange(self.digits))
-        found = np.empty((self.digits, len(r)), np.int64)
-        for digit in range(self.digits):
-            # Digits that no x within the ends can have would pass 2^63; what they hold does not matter.
-            found[digit] = np.minimum(np.rint(base * steps[(digit - top) & (self.digits - 1)]), 2.0**62)
-        return found.view(U)
+        shift = self.low / _FINEST - _LOWEST - _ROOM + self.scale * math.log(2)
+
+        def powers(r: Array) -> Array:
+            base = np.exp((r & U((1 << below) - 1)).astype(np.float64) * -(2.0**-self.bits) + shift)
+            top = ((r >> U(below)) & U(self.digits - 1)).astype(np.int64)
+            found = np.empty((self.digits, len(r)), np.int64)
+            for digit in range(self.digits):
+                # Digits that no x within the ends can have would pass 2^63; what they hold does not matter.
+                found[digit] = np.minimum(np.rint(base * steps[(digit - top) & (self.digits - 1)]), 2.0**62)
+            return found.view(U)
+
+        return blocked(powers, (self.digits, len(r)), U, r)
 
 
 def exponential(
@@ -130,15 +133,17 @@ def exponential(
     (c,) = yield [Item("exponential", session.local(masked, (n,), x, shares[0]))]
 
     def product(c: Array, powers: Array, m: Array) -> Array:
-        below = bits + 3
+        below, size = bits + 3, len(c)
         digit = ((c >> U(below)) & U(digits - 1)).astype(np.intp)
-        chosen = powers.reshape(-1).take(digit * n + np.arange(n))
+        digit *= size
+        digit += np.arange(size)
+        chosen = powers.reshape(-1).take(digit)
         chosen *= tables.exponential_to_16(c & U((1 << below) - 1), bits).view(U)
         chosen += m
         return np.asarray(chosen)
 
     def open_product() -> Protocol[Tensor]:
-        (opened,) = yield [Item("power", session.local(product, (n,), c, powers, m))]
+        (opened,) = yield [Item("power", session.local(lambda *a: blocked(product, (n,), U, *a), (n,), c, powers, m))]
         return opened
 
     # Further out by what comparisons leave out, so that all of the interval is within.
@@ -149,16 +154,17 @@ def exponential(
 
     def gated(d: Array, e: Array, flips: Array, lifts: Array) -> Array:
         """least + [within] (y - least) + [beyond] (most - least)."""
-        top = (e >> U(63)).astype(bool)
+        unwrapped = (e >> U(63)) - U(1)  # all ones where the top bit is 0
         value = (e >> U(entry.shift)) - least
-        hidden, flipped = np.where(top, lifts[1], lifts[0]), np.where(top, lifts[3], lifts[2])
-        chosen = value * flips[0] - flipped
-        whole = (value if leader else U(0)) - hidden - chosen
-        y = np.where((d[0] ^ d[1]).astype(bool), whole, chosen)
+        chosen = value * flips[0] - (lifts[2] - (lifts[3] & unwrapped))
+        whole = (lifts[1] & unwrapped) - lifts[0]
+        if leader:
+            whole += value
+        y = conditional(d[0] ^ d[1], chosen, whole)
         step = most - least
-        y += np.where(d[1].astype(bool), U(leader) * step - flips[1] * step, flips[1] * step)
+        y += conditional(d[1], flips[1] * step, step if leader else U(0))
         return np.asarray(y + least if leader else y)
 
-    y = session.local(gated, (n,), found.masked, e, flips, lifts)
+    y = session.local(lambda *a: blocked(gated, (n,), U, *a), (n,), found.masked, e, flips, lifts)
     up = entry.shift - (total - frac_bits)
     return y if not up else session.local(lambda y: y << U(up), (n,), y)

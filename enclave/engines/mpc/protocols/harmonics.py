@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from enclave.engines.mpc.protocols import tables
+from enclave.engines.mpc.protocols.blocks import blocked
 from enclave.engines.mpc.tape import Array
 
 __all__ = ["SLOPE_BITS", "Series", "dealt_factors", "evaluate", "moved_mask", "publics", "ramp_shift"]
@@ -75,20 +76,24 @@ def _table(function: Series) -> Array:
 def dealt_factors(function: Series, r: Array, frac_bits: int) -> Array:
     """(2, harmonics, n) uint32: cosines and sines of the mask's multiples. Only the dealer computes them."""
     bits, count = function.period_bits(frac_bits), function.harmonics
-    angle = ((r * U(function.factor)) & U((1 << bits) - 1)).astype(np.float64)
-    angle *= 2 * np.pi / (1 << bits)
-    found = np.empty((2, count, len(r)), np.float32)
-    np.cos(angle, out=found[0, 0], casting="same_kind")
-    np.sin(angle, out=found[1, 0], casting="same_kind")
-    twice = 2 * found[0, 0]
-    for k in range(1, count):  # Chebyshev: f((k + 1) t) = 2 cos(t) f(k t) - f((k - 1) t)
-        np.multiply(twice, found[:, k - 1], out=found[:, k])
-        if k > 1:
-            found[:, k] -= found[:, k - 2]
-        else:
-            found[0, 1] -= 1
-    found *= 1 << _DEALT_BITS
-    return np.rint(found, out=found).astype(np.int32).view(U4)
+
+    def factors(r: Array) -> Array:
+        angle = ((r * U(function.factor)) & U((1 << bits) - 1)).astype(np.float64)
+        angle *= 2 * np.pi / (1 << bits)
+        found = np.empty((2, count, len(r)), np.float32)
+        # A factor of 2^14 from the start: the recurrence is linear.
+        found[0, 0], found[1, 0] = np.cos(angle), np.sin(angle)
+        twice = 2 * found[0, 0]
+        found[:, 0] *= 1 << _DEALT_BITS
+        for k in range(1, count):  # Chebyshev: f((k + 1) t) = 2 cos(t) f(k t) - f((k - 1) t)
+            np.multiply(twice, found[:, k - 1], out=found[:, k])
+            if k > 1:
+                found[:, k] -= found[:, k - 2]
+            else:
+                found[0, 1] -= 1 << _DEALT_BITS
+        return np.rint(found, out=found).astype(np.int32).view(U4)
+
+    return blocked(factors, (2, count, len(r)), U4, r)
 
 
 def ramp_shift(function: Series, frac_bits: int) -> int:
@@ -107,6 +112,7 @@ def evaluate(function: Series, c: Array, dealt: Array, ramp: Array | None, frac_
         dealt: share of `dealt_factors`.
         ramp: share of the mask moved by `ramp_shift`, for a function with a slope.
     """
+    # Harmonic by harmonic, not in blocks: one table of 256 KB stays in cache, all of them would not.
     angle = c * U(function.factor)
     angle >>= U(function.period_bits(frac_bits) - _INDEX_BITS)
     angle &= U((1 << _INDEX_BITS) - 1)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from enclave.engines.mpc.protocols.blocks import blocked, conditional
 from enclave.engines.mpc.protocols.comparison import Comparison, Gating, comparison, tail
 from enclave.engines.mpc.protocols.harmonics import (
     Series,
@@ -123,9 +124,8 @@ class Saturating:
         r, m = free[0][: self.comparison.n], free[-1]
         rho = flips[0] ^ flips[1]
         lifts = np.empty((4, len(m)), U)
-        high = (m >> U4(self.lift)).astype(U)
-        lifts[0] = high - ((m >> U4(31)).astype(U) << U(32 - self.lift))  # for an opened top bit of 0: m's wrapped
-        lifts[1] = high
+        lifts[0] = m >> U4(self.lift)
+        lifts[1] = (m >> U4(31)).astype(U) << U(32 - self.lift)  # what is too much when y + m wrapped
         np.multiply(lifts[:2], rho, out=lifts[2:])
         ramp = (moved_mask(self.function, r, self.bits),) if self.deals_ramp else ()
         gating = self.gating.values(r, flips[1]) if self.identity else ()
@@ -170,46 +170,45 @@ def curve(session: Session, x: Tensor, function: Curve, bits: int, frac_bits: in
     ends = np.array([-round(function.end * 2.0**bits), round(function.end * 2.0**bits)], np.int64).view(U)
     used = (*shares[:free], *shares[free + 1 : inside], flips)
     bits_found, e = yield from together(tail(session, compared, used, c, ends), open_sum())
-    up = max(frac_bits - series.scale, 0)
-    within = session.local(
-        lambda d, e, flips, lifts: _within(session.leader, d[0] ^ d[1], e, flips[0], lifts, lift) << U(up),
-        (n,),
-        bits_found.masked,
-        e,
-        flips,
-        lifts,
-    )
-    d2, rho2, r = (
-        session.local(part, (n,), source)
-        for part, source in (
-            (lambda d: d[1], bits_found.masked),
-            (lambda f: f[1], flips),
-            (lambda r: r[:n], shares[0]),
-        )
-    )
-    if function.above is None:
-        beyond = entry.gating.select(session, c, 0, d2, rho2, r, rest)
-        beyond = session.local(lambda b: b << U(max(frac_bits - bits, 0)), (n,), beyond)
-    else:
-        height = (function.above - function.below) << frac_bits
-        beyond = session.local(
-            lambda d, rho: np.where(d.astype(bool), U(height * session.leader) - rho * U(height), rho * U(height)),
-            (n,),
-            d2,
-            rho2,
-        )
+    shift_up = U(max(frac_bits - series.scale, 0))
+
+    def within(d: Array, e: Array, flips: Array, lifts: Array) -> Array:
+        return _within(session.leader, d[0] ^ d[1], e, flips[0], lifts, lift) << shift_up
+
+    inside_value = session.local(lambda *a: blocked(within, (n,), U, *a), (n,), bits_found.masked, e, flips, lifts)
     base = U((function.below << frac_bits) & (1 << 64) - 1) if session.leader else U(0)
-    return session.local(lambda y, b: y + b + base, (n,), within, beyond)
+    if function.above is None:
+        d2, rho2, r = (
+            session.local(part, (n,), source)
+            for part, source in (
+                (lambda d: d[1], bits_found.masked),
+                (lambda f: f[1], flips),
+                (lambda r: r[:n], shares[0]),
+            )
+        )
+        beyond = entry.gating.select(session, c, 0, d2, rho2, r, rest)
+        up = U(max(frac_bits - bits, 0))
+        return session.local(lambda y, b: y + (b << up) + base, (n,), inside_value, beyond)
+    height = U((function.above - function.below) << frac_bits)
+
+    def add_step(y: Array, d: Array, flips: Array) -> Array:
+        """y + below + b2 (above - below)."""
+        step = flips[1] * height
+        y = y + base
+        return np.asarray(y + conditional(d[1], step, height if session.leader else U(0)))
+
+    return session.local(lambda *a: blocked(add_step, (n,), U, *a), (n,), inside_value, bits_found.masked, flips)
 
 
 def _within(leader: bool, d: Array, e: Array, rho: Array, lifts: Array, lift: int) -> Array:
     """Share of (b1 ^ b2) y, y = (e - m - 2^30) >> lift."""
-    top = (e >> U4(31)).astype(bool)
+    unwrapped = (e >> U4(31)).astype(U) - U(1)  # all ones where the top bit is 0
     value = (e >> U4(lift)).astype(U) - U(_OFFSET >> lift)
-    hidden, flipped = np.where(top, lifts[1], lifts[0]), np.where(top, lifts[3], lifts[2])
-    gated = value * rho - flipped
-    whole = (value if leader else U(0)) - hidden - gated
-    return np.asarray(np.where(d.astype(bool), whole, gated))
+    gated = value * rho - (lifts[2] - (lifts[3] & unwrapped))
+    whole = (lifts[1] & unwrapped) - lifts[0]
+    if leader:
+        whole += value
+    return conditional(d, gated, whole)
 
 
 def sigmoid(session: Session, x: Tensor, bits: int, frac_bits: int) -> Protocol[Tensor]:

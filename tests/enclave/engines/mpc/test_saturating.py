@@ -85,7 +85,7 @@ def test_a_sum_that_is_not_lifted_would_be_seen(run, monkeypatch):
     within = saturating._within
 
     def wrong(leader, d, e, rho, lifts, lift):
-        return within(leader, d, e, rho, lifts[[1, 1, 3, 3]], lift)
+        return within(leader, d, e, rho, lifts * np.array([[1], [0], [1], [0]], np.uint64), lift)
 
     monkeypatch.setattr(saturating, "_within", wrong)
     with pytest.raises(AssertionError):
