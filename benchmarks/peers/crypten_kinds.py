@@ -10,7 +10,7 @@ Where there is a choice, the one that favours CrypTen:
 * training updates by `crypten.optim.SGD`, not `Module.update_parameters`, whose default clips gradients in 40 rounds.
 
 The value of the training loss is computed, as in CrypTen's examples: that is the losses' default. With
-`skip_loss` the forward pass of the loss stops at its probabilities (`skip_forward=True` of its losses).
+`skip_loss` ($ENCLAVE_PEERS_SKIP_LOSS=1) the loss stops at its probabilities (`skip_forward=True` of its losses).
 """
 
 from __future__ import annotations

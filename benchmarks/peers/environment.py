@@ -1,4 +1,8 @@
-"""The peers' environments: DIR itself runs the workers (no packages), DIR/crypten and DIR/spu their ranks."""
+"""The peers' environments: DIR itself runs the workers (no packages), DIR/crypten and DIR/spu their ranks.
+
+Versions are pinned. On Linux the default index serves the CUDA build of torch, some gigabytes more; the CPU build is
+enough, and taken where pip finds it: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu.
+"""
 
 from __future__ import annotations
 
