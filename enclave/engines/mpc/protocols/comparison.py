@@ -27,7 +27,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from enclave.engines.mpc.kernels import from_planes, to_planes
+from enclave.engines.mpc import kernels
+from enclave.engines.mpc.kernels import choose, from_planes, to_planes
 from enclave.engines.mpc.protocols.bitslice import Program, execute
 from enclave.engines.mpc.protocols.trees import Tree, best_tree, programs
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
@@ -178,7 +179,7 @@ def bit_share(session: Session, bits: Bits) -> Tensor:
 
     def arithmetic(d: Array, rho: Array) -> Array:
         one = rho.dtype.type(1 if session.leader else 0)
-        return np.where(d.astype(bool), one - rho, rho)
+        return choose(d, one - rho, rho)
 
     return session.local(arithmetic, Spec(bits.flips.shape, bits.flips.dtype.str), bits.masked, bits.flips)
 
@@ -215,26 +216,12 @@ class Gating:
         """Shares of b ((c - r - offset) >> shift), for d = b ^ rho in the clear. Local."""
         shift, leader = self.shift, session.leader
 
-        def mask(c: Array, high: Array, top: Array) -> Array:
-            """What c >> shift is masked by."""
-            wrapped = (~c >> U(SIGN)) * top.astype(U)
-            wrapped <<= U(64 - shift)
-            return np.asarray(np.subtract(high, wrapped, out=wrapped))
-
         def chosen(c: Array, d: Array, rho: Array, r: Array, *dealt: Array) -> Array:
-            if shift:
-                hidden, flipped = mask(c, *dealt[:2]), mask(c, *dealt[2:])
-                c = (c >> U(shift)) - U(offset >> shift)
-            else:
-                hidden, flipped = r, dealt[0]
-                c = c - U(offset) if offset else c
-            gated = c * rho
-            gated -= flipped  # rho x
-            whole = np.negative(hidden)  # x, less what rho has of it
-            if leader:
-                whole += c
-            whole -= gated
-            return np.where(d.astype(bool), whole, gated)
+            if not shift:
+                return kernels.select(c, d, rho, r, dealt[0], leader=leader, offset=offset)
+            high, top, flipped_high, flipped_top = dealt
+            tops = (top, flipped_top)
+            return kernels.select(c, d, rho, high, flipped_high, leader=leader, shift=shift, offset=offset, tops=tops)
 
         return session.local(chosen, (self.n,), c, d, rho, r, *dealt)
 

@@ -38,7 +38,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enclave.engines.mpc.kernels import AesKey, dcf_evaluate, dcf_keys
+from enclave.engines.mpc.kernels import AesKey, choose, dcf_evaluate, dcf_keys
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Array, Draw, MaskRef, Spec, additive, clear
 from enclave.errors import BadSpec
@@ -180,10 +180,10 @@ def compare_by_key(
         bits, products = [], []
         for point, u in zip(points, entry.evaluate(party, key, root, start, points), strict=True):
             sign = ((point >> U(high)) & U(1)).astype(bool)
-            b = np.where(sign, u[0], one - u[0])
+            b = choose(sign, u[0], one - u[0])
             bits.append(b)
             if product:
-                gated = [np.where(sign, u[1 + i], f - u[1 + i]) for i, f in enumerate(factors or (r,))]
+                gated = [choose(sign, u[1 + i], f - u[1 + i]) for i, f in enumerate(factors or (r,))]
                 products.append(_shifted(shift, c, b, *gated) if shift else c * b - gated[0])
         return (np.stack(bits), np.stack(products)) if product else (np.stack(bits),)
 

@@ -101,6 +101,7 @@ PyObject *py_from_planes(PyObject *module, PyObject *const *args, Py_ssize_t cou
 PyObject *py_pack_bits(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *py_matmul(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *py_select(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *py_choose(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *py_dcf_keys(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *py_dcf_evaluate(PyObject *module, PyObject *const *args, Py_ssize_t count);
 

@@ -57,6 +57,7 @@ static PyMethodDef methods[] = {
     {"dcf_keys", (PyCFunction)(void (*)(void))py_dcf_keys, METH_FASTCALL, NULL},
     {"dcf_evaluate", (PyCFunction)(void (*)(void))py_dcf_evaluate, METH_FASTCALL, NULL},
     {"select", (PyCFunction)(void (*)(void))py_select, METH_FASTCALL, NULL},
+    {"choose", (PyCFunction)(void (*)(void))py_choose, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
 };
 

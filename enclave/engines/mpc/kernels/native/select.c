@@ -103,3 +103,64 @@ PyObject *py_select(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     if (!good) return NULL;
     Py_RETURN_NONE;
 }
+
+/* ---- one of two numbers by a bit */
+
+#define CHOOSE(name, type) \
+    INLINE void name(const uint8_t *restrict d, const type *restrict yes, const type *restrict no, type *restrict out, \
+                     size_t n) { \
+        for (size_t i = 0; i < n; i++) out[i] = no[i] ^ ((no[i] ^ yes[i]) & (type)(0 - (type)(d[i] & 1))); \
+    }
+CHOOSE(choose_words, word)
+CHOOSE(choose_halves, half)
+CHOOSE(choose_bytes, uint8_t)
+
+INLINE void choose_sized(const uint8_t *d, const void *yes, const void *no, void *out, size_t n, Py_ssize_t size) {
+    if (size == 8)
+        choose_words(d, yes, no, out, n);
+    else if (size == 4)
+        choose_halves(d, yes, no, out, n);
+    else
+        choose_bytes(d, yes, no, out, n);
+}
+
+#if KERNELS_X86
+TARGET_AVX2 static void choose_avx2(const uint8_t *d, const void *yes, const void *no, void *out, size_t n,
+                                    Py_ssize_t size) {
+    choose_sized(d, yes, no, out, n, size);
+}
+#endif
+
+static void choose_c(const uint8_t *d, const void *yes, const void *no, void *out, size_t n, Py_ssize_t size) {
+    choose_sized(d, yes, no, out, n, size);
+}
+
+/* choose(d, yes, no, out) */
+PyObject *py_choose(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+    (void)module;
+    Py_buffer b[4];
+    if (count != 4) return PyErr_Format(PyExc_TypeError, "choose: expected four arguments");
+    for (int i = 0; i < 4; i++)
+        if (PyObject_GetBuffer(args[i], &b[i], PyBUF_C_CONTIGUOUS | (i == 3 ? PyBUF_WRITABLE : 0)) < 0) {
+            while (i--) PyBuffer_Release(&b[i]);
+            return NULL;
+        }
+    const Py_ssize_t n = b[0].len, size = b[3].itemsize;
+    int good = b[0].itemsize == 1 && (size == 1 || size == 4 || size == 8);
+    for (int i = 1; i < 4; i++) good &= b[i].itemsize == size && b[i].len == n * size;
+    if (good) {
+        PyThreadState *state = unlock(n);
+#if KERNELS_X86
+        if (kernels_level >= LEVEL_AVX2)
+            choose_avx2(b[0].buf, b[1].buf, b[2].buf, b[3].buf, (size_t)n, size);
+        else
+#endif
+            choose_c(b[0].buf, b[1].buf, b[2].buf, b[3].buf, (size_t)n, size);
+        lock(state);
+    } else {
+        PyErr_SetString(PyExc_ValueError, "choose: expected bits as bytes, and arrays of one length and type");
+    }
+    for (int i = 0; i < 4; i++) PyBuffer_Release(&b[i]);
+    if (!good) return NULL;
+    Py_RETURN_NONE;
+}
