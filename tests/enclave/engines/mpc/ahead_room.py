@@ -16,6 +16,7 @@ from enclave.engines.mpc.ahead import Binding, Shelf, Stock, deal_ahead, keep_ah
 from enclave.engines.mpc.engine import MpcEngine
 from enclave.engines.mpc.ranks import DealerSession, PartySession
 from enclave.engines.mpc.recorder import Recorder
+from enclave.engines.mpc.session import Session
 
 FRAC_BITS = 20
 Program = Callable[[MpcEngine], Any]
@@ -74,13 +75,18 @@ class Room:
     spec_digest: bytes = bytes(32)
     session: str = "job-1"
     limit_bytes: int | None = None
+    network: str = "lan"
 
     def __post_init__(self) -> None:
         recorder = Recorder(self.parties)
-        self.program(MpcEngine(recorder, FRAC_BITS))
+        self.on(recorder)
         self.digest = recorder.digest
         self.dealt_bytes = sum(record[2] for _, record in recorder.records if record[0] == "deal")
         self.names = [*(f"p{rank}" for rank in range(self.parties)), "dealer"]
+
+    def on(self, session: Session) -> Any:
+        """The program on a session."""
+        return self.program(MpcEngine(session, FRAC_BITS, self.network))
 
     def shelf(self, rank: int) -> Shelf:
         return Shelf(self.root / self.names[rank], limit_bytes=self.limit_bytes)
@@ -98,9 +104,7 @@ class Room:
         def main(channel: Any) -> bytes:
             rank = channel.rank
             if rank == self.parties:
-                return deal_ahead(
-                    channel, self.binding(rank), lambda s: self.program(MpcEngine(s, FRAC_BITS)), **options
-                )
+                return deal_ahead(channel, self.binding(rank), self.on, **options)
             return keep_ahead(channel, self.binding(rank), self.shelf(rank))
 
         ids = set(everyone(self.names, main))
@@ -119,7 +123,7 @@ class Room:
             assert with_stock is not None
             with with_stock as stock:
                 session = PartySession(channel, self.parties, self.digest, self.spec_digest, stock=stock)
-                found = self.program(MpcEngine(session, FRAC_BITS))
+                found = self.on(session)
                 assert session.digest == self.digest
                 assert stock.left_bytes == 0
                 return found
@@ -134,6 +138,6 @@ class Room:
                 session: Any = DealerSession(channel, self.parties, self.digest, self.spec_digest)
             else:
                 session = PartySession(channel, self.parties, self.digest, self.spec_digest)
-            return self.program(MpcEngine(session, FRAC_BITS))
+            return self.on(session)
 
         return everyone(self.names, main)[:-1]

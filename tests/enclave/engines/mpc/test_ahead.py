@@ -85,6 +85,14 @@ def test_every_kind_of_entry_is_read_as_it_was_dealt(tmp_path: Path, name: str, 
     assert np.abs(np.asarray(room.run()[0], float) - np.asarray(room.run_online()[0], float)).max() < 1e-3, name
 
 
+def test_keys_for_function_secret_sharing_are_dealt_ahead_too(tmp_path: Path) -> None:
+    """What a slow network's plan chooses for some hundred elements: its entries are bytes as well as words."""
+    room = Room(tmp_path, 2, lambda e: _opened(e, e.relu(_secret(e, X))), network="wan")
+    assert room.digest != Room(tmp_path, 2, room.program).digest
+    room.deal()
+    assert np.abs(room.run()[0] - np.maximum(X, 0)).max() < 1e-4
+
+
 def test_a_tape_of_many_chunks_and_parts(large_room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (shelves, stocks):
         monkeypatch.setattr(module, "PART_CHUNKS", 1)
