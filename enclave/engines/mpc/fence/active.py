@@ -123,6 +123,8 @@ class Fence:
     def publish(self, words: Array | None, shape: tuple[int, ...], source: int) -> Array:
         """Public words that rank `source` chooses, at all ranks: sizes, and what a program broadcasts."""
         value = np.zeros(shape, np.uint64) if words is None else np.ascontiguousarray(words)
+        if not value.size:
+            return value
         (found,) = self.session.open([Item("public", value, sender=source, masked=False)])
         return np.asarray(found)
 

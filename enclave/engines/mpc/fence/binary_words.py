@@ -215,4 +215,6 @@ class BinaryWords:
 
     def get_plain_text(self, dst: int | None = None) -> torch.Tensor | None:
         """The numbers at `dst`, or at all ranks; None elsewhere."""
-        return self.encoder.decode(self.reveal(dst)) if self.nelement() else torch.empty(self.dims)
+        if not self.nelement():
+            return torch.empty(self.dims) if dst in (None, self.rank) else None
+        return self.encoder.decode(self.reveal(dst))

@@ -7,6 +7,7 @@ add up or hand out its own public tensors, if it may reveal values at all.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 
 from enclave.engines.mpc.fence.active import Fence, current, current_or_none, refuse
 from enclave.engines.mpc.fence.encoder import decoded, encode_array, plain_array
+from enclave.engines.mpc.fence.mistakes import BadArgument
+from enclave.engines.mpc.session import Item
 from enclave.engines.mpc.tape import Array
 from enclave.engines.mpc.tensor import RingTensor
 from enclave.errors import PolicyRefused, Unsupported
@@ -22,7 +25,22 @@ __all__ = ["Communicator", "DistributedCommunicator", "InProcessCommunicator"]
 
 _BITS = 20  # fractional bits of a program's own plaintexts on their way
 _PICKLE = "objects do not travel"
-_LOOSE = "frames of a session are labelled and in order; shares move inside protocols alone"
+_LOOSE = "frames of a session are labelled and in order"
+
+
+def bits_of(tensor: torch.Tensor) -> Array:
+    """The bits of a plaintext tensor as words."""
+    data = tensor.detach().cpu().contiguous().numpy().tobytes()
+    return np.frombuffer(data + bytes(-len(data) % 8), np.uint64)
+
+
+def tensor_of(words: Array, like: torch.Tensor) -> torch.Tensor:
+    """A tensor of the shape and type of `like` from its bits."""
+    if not like.nelement():
+        return like.clone()
+    count = like.nelement() * like.element_size()
+    data = torch.from_numpy(np.ascontiguousarray(words).view(np.uint8)[:count].copy())
+    return data.view(like.dtype).reshape(like.shape)
 
 
 def _may_open(fence: Fence, name: str) -> None:
@@ -109,27 +127,77 @@ class DistributedCommunicator(Communicator):
         return found if batched else found[0]
 
     def broadcast(self, input: Any, src: int, group: None = None, batched: bool = False) -> Any:
-        """The tensor of rank `src`, in place, as stock does it."""
+        """The tensor of rank `src`, in place, as stock does it. Cost: 1 round for each tensor."""
         fence = current()
         fence.check_rank(src, "src")
         _may_open(fence, "broadcast")
         for tensor in input if batched else [input]:
-            digits = _BITS if tensor.is_floating_point() else 0
-            shape = tuple(tensor.shape) or (1,)
-            words: Array | None = None
-            if fence.rank == src:
-                words = encode_array(plain_array(tensor), digits).reshape(shape)
-            found = np.asarray(fence.publish(words, shape, src))
-            tensor.data.copy_(decoded(found, digits).reshape(tensor.shape))
+            found = fence.publish(bits_of(tensor) if fence.rank == src else None, bits_of(tensor).shape, src)
+            tensor.data.copy_(tensor_of(found, tensor))
         return input
 
-    send = refuse("communicator.send", _LOOSE)
-    recv = refuse("communicator.recv", _LOOSE)
-    isend = refuse("communicator.isend", _LOOSE)
-    irecv = refuse("communicator.irecv", _LOOSE)
-    scatter = refuse("communicator.scatter", _LOOSE)
-    gather = refuse("communicator.gather", _LOOSE)
-    all_gather = refuse("communicator.all_gather", _LOOSE)
+    def scatter(self, scatter_list: Sequence[Any], src: int, size: Any = None, device: object = None) -> Any:
+        """The tensor that rank `src` has for this rank. Cost: 1 round.
+
+        Args:
+            size: the shape at other ranks than `src`, which may give tensors of that shape instead.
+        """
+        fence = current()
+        fence.check_rank(src, "src")
+        _may_open(fence, "scatter")
+        if fence.rank == src:
+            if len(scatter_list) != fence.parties:
+                raise BadArgument(f"scatter needs {fence.parties} tensors, found {len(scatter_list)}")
+            like = scatter_list[0]
+        else:
+            like = torch.empty(size, dtype=torch.int64) if size is not None else scatter_list[fence.rank]
+        others = [rank for rank in range(fence.parties) if rank != src]
+        values = [bits_of(scatter_list[rank] if fence.rank == src else like) for rank in others]
+        items = [Item("scatter", v, sender=src, to=r, masked=False) for v, r in zip(values, others, strict=True)]
+        found = fence.session.open(items)
+        return scatter_list[src].clone() if fence.rank == src else tensor_of(found[others.index(fence.rank)], like)
+
+    def gather(self, tensor: Any, dst: int) -> list[Any]:
+        """The tensors of all ranks at `dst`, as a list; a list of None elsewhere. Cost: 1 round."""
+        return self._gather(tensor, current().check_rank(dst, "dst"))
+
+    def all_gather(self, tensor: Any) -> list[Any]:
+        """The tensors of all ranks, as a list, at each. Cost: 1 round."""
+        return self._gather(tensor, None)
+
+    def _gather(self, tensor: Any, to: int | None) -> list[Any]:
+        fence = current()
+        _may_open(fence, "gather")
+        words = bits_of(tensor)
+        senders = [rank for rank in range(fence.parties) if rank != to]
+        found = fence.session.open([Item("gather", words, sender=rank, to=to, masked=False) for rank in senders])
+        if to not in (None, fence.rank):
+            return [None] * fence.parties
+        theirs = {rank: tensor_of(value, tensor) for rank, value in zip(senders, found, strict=True)}
+        return [theirs[rank] if rank in theirs else tensor.clone() for rank in range(fence.parties)]
+
+    def send(self, tensor: Any, dst: int) -> None:
+        """One tensor to one rank, which must receive it in the same place of the program."""
+        fence = current()
+        fence.check_rank(dst, "dst")
+        _may_open(fence, "send")
+        words = bits_of(tensor)
+        if words.size:
+            fence.session.channel.send(dst, fence.session.rounds, "send", [words.view(np.uint8).data])
+
+    def recv(self, tensor: Any, src: int | None = None) -> Any:
+        """The tensor that rank `src` sends, of the shape and type of `tensor`, which stays as it is."""
+        fence = current()
+        _may_open(fence, "recv")
+        sender = fence.check_rank(src, "src")
+        words = bits_of(tensor)
+        if not words.size:
+            return tensor.clone()
+        data = fence.session.channel.receive(sender, fence.session.rounds, "send", words.nbytes)
+        return tensor_of(np.frombuffer(data, np.uint64), tensor)
+
+    isend = refuse("communicator.isend", _LOOSE, hint="use send")
+    irecv = refuse("communicator.irecv", _LOOSE, hint="use recv")
     send_obj = refuse("communicator.send_obj", _PICKLE)
     recv_obj = refuse("communicator.recv_obj", _PICKLE)
     broadcast_obj = refuse("communicator.broadcast_obj", _PICKLE)

@@ -7,9 +7,11 @@ so are settings that CrypTen has no counterpart for.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import operator
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,11 +19,11 @@ from torch import fx, nn
 from torch.nn import functional
 
 from enclave.engines.mpc.fence.active import refuse
+from enclave.engines.mpc.fence.onnx_import import from_onnx, step_class
 from enclave.errors import BadModel
 
 __all__ = ["from_onnx", "from_pytorch", "from_tensorflow"]
 
-from_onnx = refuse("crypten.nn.from_onnx", "ONNX files are read by enclave.models", hint="load it as a torch module")
 from_tensorflow = refuse("crypten.nn.from_tensorflow", "bring a torch module")
 
 
@@ -229,18 +231,9 @@ def from_pytorch(pytorch_model: nn.Module, dummy_input: Any = None) -> Any:
     """
     cnn = importlib.import_module("crypten.nn")
 
-    class Step(cnn.Module):  # type: ignore[misc, name-defined]
-        """A function of earlier results."""
-
-        SUPPORTS_PLAINTEXT_INPUTS = True
-
-        def __init__(self, call: Callable[[list[Any]], Any]) -> None:
-            super().__init__()
-            self.call = call
-
-        def forward(self, x: Any) -> Any:
-            return self.call(x if isinstance(x, list) else [x])
-
+    step = step_class()
+    if type(pytorch_model) in _MODULES or type(pytorch_model) in _STATELESS:
+        pytorch_model = nn.Sequential(pytorch_model)  # a layer, not its own forward function
     try:
         traced = fx.symbolic_trace(pytorch_model)
     except Exception as error:
@@ -254,7 +247,7 @@ def from_pytorch(pytorch_model: nn.Module, dummy_input: Any = None) -> Any:
     for node in nodes:
         inputs = list(dict.fromkeys(n.name for n in node.all_input_nodes))
         if node.op == "call_module":
-            graph.add_module(node.name, _module(cnn, Step, modules[str(node.target)]), inputs)
+            graph.add_module(node.name, _module(cnn, step, modules[str(node.target)]), inputs)
         elif node.op == "get_attr":
             value = operator.attrgetter(str(node.target))(traced)
             kept = cnn.Parameter(value.detach().clone(), trainable=isinstance(value, nn.Parameter))
@@ -262,9 +255,40 @@ def from_pytorch(pytorch_model: nn.Module, dummy_input: Any = None) -> Any:
         elif node.op in ("call_function", "call_method"):
             if node.target not in _FUNCTIONS:
                 raise BadModel(f"{node.target} has no counterpart in CrypTen", hint=f"in node {node.name}")
-            graph.add_module(node.name, Step(_step(node, inputs)), inputs)
+            graph.add_module(node.name, step(_step(node, inputs)), inputs)
     graph.train(pytorch_model.training)
+    graph.form = Form(_emptied(pytorch_model), {node.name: str(node.target) for node in nodes})
     return graph
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The torch module that a graph was made from, its weights set to zero, and where each node comes from."""
+
+    module: nn.Module
+    targets: dict[str, str]
+
+    def filled(self, graph: Any) -> nn.Module:
+        """A torch module with the graph's parameters and buffers."""
+        made = copy.deepcopy(self.module)
+        places = {**dict(made.named_parameters()), **dict(made.named_buffers())}
+        with torch.no_grad():
+            for node, part in graph._modules.items():
+                target = self.targets[node]
+                own = {**dict(part.named_parameters(recurse=False)), **dict(part.named_buffers(recurse=False))}
+                for name, value in own.items():
+                    key = target if target in places else f"{target}.{name}"
+                    if value is not None:
+                        places[key].copy_(value.detach())
+        return made.train(graph.training)
+
+
+def _emptied(module: nn.Module) -> nn.Module:
+    found = copy.deepcopy(module)
+    with torch.no_grad():
+        for tensor in (*found.parameters(), *found.buffers()):
+            tensor.zero_()
+    return found
 
 
 def _step(node: fx.Node, inputs: list[str]) -> Callable[[list[Any]], Any]:

@@ -66,13 +66,15 @@ class Hardtanh:
 
     @staticmethod
     def forward(ctx: Any, x: Any, min_val: float = -1, max_val: float = 1) -> Any:
-        if not min_val < max_val:
-            raise BadSpec(f"hardtanh needs min < max, found {min_val} and {max_val}")
+        if min_val > max_val:
+            raise BadSpec(f"hardtanh needs min <= max, found {min_val} and {max_val}")
         number = functions.number(x._tensor)
         over, above = ordering.positive_with_bit(number.sub(min_val))
-        beyond, below = ordering.positive_with_bit(number.sub(max_val))
-        ctx.save_for_backward(x.wrap(above.sub(below)))
-        return x.wrap(over.sub(beyond).add(min_val))
+        room = number.neg().add(max_val)
+        under, below = ordering.positive_with_bit(room)
+        inside = above.add(below).sub(1) if min_val < max_val else above.sub(above)
+        ctx.save_for_backward(x.wrap(inside))
+        return x.wrap(over.sub(under.sub(room)).add(min_val))
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
@@ -244,27 +246,27 @@ class PositivePower:
 
 
 class Polynomial:
-    """The sum of coeffs[k] x^(k + 1). Stock multiplies the program's coefficients in place."""
+    """The sum of coeffs[k] x^(k + 1); coefficients have no gradient. Stock multiplies the program's in place."""
 
     @staticmethod
     def forward(ctx: Any, x: Any, coeffs: Any, func: str = "mul") -> Any:
+        factors = coeffs if _encrypted(coeffs) else torch.as_tensor(coeffs, dtype=torch.float64)
         if _encrypted(coeffs):
-            raise Unsupported("the gradient of polynomial with encrypted coefficients", "it has none")
-        public = torch.as_tensor(coeffs, dtype=torch.float64)
-        ctx.save_multiple_for_backward([x, public])
-        return x.polynomial(public, func)
+            ctx.mark_non_differentiable(coeffs)
+        ctx.save_multiple_for_backward([x, factors])
+        return x.polynomial(factors, func)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
         x, coeffs = ctx.saved_tensors
-        slopes = coeffs * torch.arange(1, len(coeffs) + 1)
-        if len(coeffs) == 1:
+        slopes = coeffs * torch.arange(1, coeffs.size(0) + 1)
+        if coeffs.size(0) == 1:
             return gradient.mul(slopes)
         return gradient.mul(x.polynomial(slopes[1:]).add(slopes[0]))
 
 
 class Norm:
-    """The 1-, 2- and maximum norm over all elements or along one axis."""
+    """The p-norm over all elements or along one axis."""
 
     @staticmethod
     def forward(ctx: Any, x: Any, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> Any:
@@ -285,7 +287,14 @@ class Norm:
             ctx.save_multiple_for_backward([sign.mul(hot), None, dim, keepdim])
             chosen = size.mul(hot)
             return chosen.sum() if dim is None else chosen.sum(dim, keepdim=keepdim)
-        raise Unsupported(f"norm(p={p!r})", "norms are 1, 2 and inf")
+        sign = x.sign()
+        size = x.mul(sign)
+        found = size.norm(p, dim, keepdim)
+        # sign |x|^(p - 1) / norm^(p - 1)
+        over = found.pos_pow(p - 1)
+        inverse = over.wrap(functions.wide_reciprocal(over._tensor, positive=True))
+        ctx.save_multiple_for_backward([sign.mul(size.pos_pow(p - 1)), inverse, dim, keepdim])
+        return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:

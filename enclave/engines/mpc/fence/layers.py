@@ -32,7 +32,9 @@ class Dropout:
 
     @staticmethod
     def forward(ctx: Any, x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-        return _dropped(ctx, x, x._tensor.dims, p, training, inplace)
+        if inplace:
+            sampling.warn_in_place("dropout")
+        return _dropped(ctx, x, x._tensor.dims, p, training)
 
     @staticmethod
     def backward(ctx: Any, gradient: Any) -> Any:
@@ -47,15 +49,15 @@ class FeatureDropout:
 
     @staticmethod
     def forward(ctx: Any, x: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+        if inplace:
+            sampling.warn_in_place("_feature_dropout")
         dims = x._tensor.dims
-        return _dropped(ctx, x, (*dims[:2], *(1 for _ in dims[2:])), p, training, inplace)
+        return _dropped(ctx, x, (*dims[:2], *(1 for _ in dims[2:])), p, training)
 
     backward = staticmethod(Dropout.backward)
 
 
-def _dropped(ctx: Any, x: Any, mask_shape: tuple[int, ...], p: float, training: bool, inplace: bool) -> Any:
-    if inplace:
-        raise Unsupported("dropout(inplace=True)", "tensors are not changed in place")
+def _dropped(ctx: Any, x: Any, mask_shape: tuple[int, ...], p: float, training: bool) -> Any:
     if not training or p == 0:
         return x.clone()
     keep = x.wrap(sampling.bernoulli_mask(mask_shape, 1.0 - p))
@@ -121,11 +123,14 @@ class AdaptiveMaxPool2d:
     """Maxima of windows that give an output of a wanted size."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, output_size: Any) -> Any:
+    def forward(ctx: Any, x: Any, output_size: Any, return_indices: bool = False) -> Any:
         windows = Windows.adaptive(x._tensor.dims, output_size)
-        best, hot = (x.wrap(share) for share in windows.largest_with_onehot(x._tensor))
+        best, hot = (x.wrap(share) for share in ordering.pooled(x._tensor, windows))
         ctx.save_multiple_for_backward([windows, hot])
-        return best
+        if not return_indices:
+            return best
+        ctx.mark_non_differentiable(hot)
+        return best, hot
 
     backward = staticmethod(MaxPool2d.backward)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from enclave.errors import BadSpec, Unsupported
+from enclave.errors import BadModel, BadSpec, Unsupported
 
-__all__ = ["BadArgument", "BadShape", "BadType", "BadValue", "NoTruthValue"]
+__all__ = ["BadArgument", "BadShape", "BadState", "BadType", "BadValue", "NoTruthValue"]
 
 
 class BadArgument(BadSpec, AssertionError):
@@ -12,7 +12,11 @@ class BadArgument(BadSpec, AssertionError):
 
 
 class BadShape(BadSpec, RuntimeError):
-    """Shapes that do not fit each other."""
+    """Shapes, or states of an object, that do not fit each other."""
+
+
+class BadState(BadModel, AssertionError):
+    """Parameters that do not fit the module that they are loaded into."""
 
 
 class BadType(BadSpec, TypeError):

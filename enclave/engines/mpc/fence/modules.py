@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from enclave.engines.mpc.fence.mistakes import BadShape, BadState
 from enclave.engines.mpc.fence.tensor import TensorMethods
 from enclave.errors import BadModel, Unsupported
 
@@ -38,7 +39,7 @@ def load_state(self: Any, state_dict: Any, prefix: str, strict: bool) -> None:
         if tuple(source.size()) != tuple(target.size()):
             raise BadModel(f"{key} has shape {tuple(source.size())}, expected {tuple(target.size())}")
         if isinstance(source, TensorMethods) != self.encrypted:
-            raise BadModel(f"{key}: state and model must both be encrypted, or neither")
+            raise BadState(f"{key}: state and model must both be encrypted, or neither")
         with crypten.no_grad(), torch.no_grad():
             target.copy_(source)
 
@@ -117,5 +118,10 @@ def stateless_batch_norm_forward(self: Any, x: Any) -> Any:
 
 
 def to_pytorch(self: Any) -> Any:
-    """Refused: the converter keeps no copy of the plaintext model."""
-    raise Unsupported("Graph.to_pytorch", "decrypt() the model and copy its parameters by name")
+    """A torch module with the parameters of a graph that was made by `from_pytorch` and is not encrypted."""
+    if self.encrypted:
+        raise BadShape("an encrypted graph has no plaintext parameters", hint="decrypt() it first")
+    form = vars(self).get("form")
+    if form is None:
+        raise Unsupported("Graph.to_pytorch", "the graph was not made by from_pytorch")
+    return form.filled(self)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import io
 import logging
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from enclave.engines.mpc.fence.active import current, current_or_none, refuse
+from enclave.engines.mpc.fence.mistakes import BadType
 from enclave.engines.mpc.fence.ordering import Windows
 from enclave.engines.mpc.random import KeyStream, fresh_key
-from enclave.errors import BadSpec, Unsupported
+from enclave.errors import BadData, BadSpec, Unsupported
 
 __all__ = [
     "CUDALongTensor",
@@ -131,31 +135,37 @@ def load_from_party(
     """A tensor that rank `src` has, encrypted. Only its shape is told to the others (one round).
 
     Stock sends a pickled copy of what it loads, with parameters zeroed and buffers not. Here a file is read by
-    `src` itself, as NumPy's format for arrays without objects; modules are built by all parties and encrypted
-    with `encrypt(src=...)`.
+    `src` itself, by `load_closure` or as NumPy's format for arrays without objects; modules are built by all
+    parties and encrypted with `encrypt(src=...)`.
     """
-    import importlib
-
     fence = current()
     fence.check_rank(src, "src")
-    if encrypted or load_closure is not None or kwargs:
-        raise Unsupported("crypten.load_from_party", "files are arrays in NumPy's format, and plaintext")
+    if encrypted or (kwargs and load_closure is None):
+        raise Unsupported("crypten.load_from_party", "files are plaintext, and read without options")
     tensor: Any = None
     if fence.rank == src:
         if (f is None) == (preloaded is None):
             raise BadSpec("exactly one of f and preloaded must be given at the source")
-        tensor = torch.from_numpy(np.lib.format.read_array(_opened(f), allow_pickle=False)) if f else preloaded
-        if not isinstance(tensor, torch.Tensor):
-            raise Unsupported(
-                f"load_from_party of a {type(tensor).__name__}", "only tensors", hint="use module.encrypt(src=...)"
-            )
+        tensor = preloaded if f is None else _loaded(f, load_closure, kwargs)
+    known = fence.publish(np.array([isinstance(tensor, torch.Tensor)], np.uint64), (1,), src)
+    if not known[0]:
+        raise BadType(f"rank {src} loaded no tensor", hint="modules are built by all and encrypted by encrypt(src=...)")
     return importlib.import_module("crypten").cryptensor(tensor, src=src, broadcast_size=True)
 
 
-def _opened(f: Any) -> Any:
-    import io
-    from pathlib import Path
+def _loaded(f: Any, load_closure: Any, kwargs: Any) -> Any:
+    """What the program's own function reads from the source's own file; without one, an array in NumPy's format."""
+    if load_closure is not None:
+        return load_closure(f, **kwargs)
+    try:
+        return torch.from_numpy(np.lib.format.read_array(_opened(f), allow_pickle=False))
+    except ValueError as error:
+        raise BadData(
+            "the file is not an array in NumPy's format", hint="to read another format, pass load_closure=..."
+        ) from error
 
+
+def _opened(f: Any) -> Any:
     return io.BytesIO(Path(f).read_bytes()) if isinstance(f, str | Path) else f
 
 
@@ -172,13 +182,20 @@ sync_seeds = refuse("crypten._sync_seeds", "keys come from the operating system"
 
 
 def save_from_party(obj: Any, f: Any, src: int = 0, save_closure: Any = None, **kwargs: Any) -> None:
-    """Writes a plaintext tensor of rank `src` in NumPy's format, and waits for all parties."""
+    """Writes a plaintext of rank `src` by the program's own function, or a tensor in NumPy's format; all wait."""
     fence = current()
     fence.check_rank(src, "src")
-    if save_closure is not None or kwargs or not isinstance(obj, torch.Tensor):
-        raise Unsupported("crypten.save_from_party", "it writes plaintext tensors in NumPy's format")
-    if fence.rank == src:
-        np.save(f, obj.detach().cpu().numpy(), allow_pickle=False)
+    if fence.rank == src and save_closure is not None:
+        save_closure(obj, f, **kwargs)
+    elif fence.rank == src:
+        if kwargs or not isinstance(obj, torch.Tensor):
+            raise Unsupported("crypten.save_from_party", "without save_closure it writes tensors in NumPy's format")
+        data = io.BytesIO()
+        np.save(data, obj.detach().cpu().numpy(), allow_pickle=False)
+        if isinstance(f, str | Path):
+            Path(f).write_bytes(data.getvalue())
+        else:
+            f.write(data.getvalue())
     fence.publish(None, (1,), src)
 
 

@@ -19,14 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from enclave.channel.buffers import keep_freed_memory
 from enclave.channel.tls import require_tls13
-
-require_tls13()
-
-from enclave.engines.mpc.fence.install import install  # noqa: E402
-from enclave.engines.mpc.fence.launch import Usage, run_program, script_source, serve_program  # noqa: E402
-from enclave.engines.mpc.fence.loopback import join  # noqa: E402
-from enclave.errors import EnclaveError, Unsupported  # noqa: E402
+from enclave.errors import EnclaveError, Unsupported
 
 __all__ = ["main"]
 
@@ -63,6 +58,12 @@ class Control:
 
 def main(arguments: list[str]) -> int:
     """Runs the rank and returns the process's exit code."""
+    require_tls13()  # before anything imports grpc
+    keep_freed_memory()
+    from enclave.engines.mpc.fence.install import install
+    from enclave.engines.mpc.fence.launch import Usage, run_program, script_source, serve_program
+    from enclave.engines.mpc.fence.loopback import join
+
     descriptor, folder, rank, parties, deadline_s, path = arguments[:6]
     control, script, number = Control(int(descriptor)), Path(path), int(rank)
     given, count = arguments[6:], int(parties)

@@ -6,6 +6,7 @@ Here the bits are shared: each is the exclusive or of what every party expands f
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -18,7 +19,7 @@ from enclave.engines.mpc.fence.share import Share
 from enclave.engines.mpc.protocols.selection import BitMask
 from enclave.errors import BadSpec
 
-__all__ = ["bernoulli_mask", "normal", "uniform"]
+__all__ = ["bernoulli_mask", "normal", "uniform", "warn_in_place"]
 
 U = np.uint64
 
@@ -45,6 +46,11 @@ def bernoulli_mask(shape: tuple[int, ...], probability: float) -> Share:
     f = current().frac_bits
     # [u < p] = [p - u - unit >= 0]
     return not_negative(shifted(uniform(shape).neg(), round(probability * (1 << f)) - 1))
+
+
+def warn_in_place(name: str) -> None:
+    """Says, in CrypTen's words, that a tensor is left as it is."""
+    logging.getLogger().warning("CrypTen %s does not support inplace computation during training.", name)
 
 
 def normal(shape: tuple[int, ...]) -> Share:

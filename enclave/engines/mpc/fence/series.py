@@ -14,7 +14,6 @@ COSINE = Series("cosine", 64, 0, (0,), (1 << 30,))
 FUNCTIONS: dict[int, Series] = {
     wire.TAPE_FUNCTION_SIGMOID: saturating.SIGMOID.series,
     wire.TAPE_FUNCTION_RECIPROCAL: smooth.RECIPROCAL,
-    wire.TAPE_FUNCTION_RECIPROCAL_TO_10: smooth.RECIPROCAL_TO_10,
     wire.TAPE_FUNCTION_RSQRT: smooth.RSQRT,
     wire.TAPE_FUNCTION_LOG: smooth.LOG,
     wire.TAPE_FUNCTION_SINE: SINE,

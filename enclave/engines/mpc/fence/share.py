@@ -81,7 +81,7 @@ class Share(ShareFunctions, Words):
     def get_plain_text(self, dst: int | None = None) -> torch.Tensor | None:
         """The numbers at `dst`, or at all ranks; None elsewhere."""
         if not self.nelement():
-            return torch.empty(self.dims)
+            return torch.empty(self.dims) if dst in (None, self.rank) else None
         return self.encoder.decode(self.reveal(dst))
 
     # ---- sums

@@ -17,7 +17,7 @@ from enclave.engines.mpc.fence import functions, ordering
 from enclave.engines.mpc.fence.active import current
 from enclave.engines.mpc.fence.binary import BinaryShare
 from enclave.engines.mpc.fence.conversion import as_bits, as_sums
-from enclave.engines.mpc.fence.mistakes import BadType, NoTruthValue
+from enclave.engines.mpc.fence.mistakes import BadType, BadValue, NoTruthValue
 from enclave.engines.mpc.fence.share import Share
 from enclave.engines.mpc.fence.share_functions import convolution_of
 from enclave.engines.mpc.fence.tensor_functions import TensorFunctions, raw, unary
@@ -111,14 +111,14 @@ class TensorMethods(TensorFunctions):
 
     def __init__(self, tensor: Any, ptype: ptype = ptype.arithmetic, device: Any = None, *args: Any, **kwargs: Any):
         if tensor is None and not kwargs.get("broadcast_size"):
-            raise BadSpec("cannot encrypt None")
+            raise BadValue("cannot encrypt None")
         requires_grad = kwargs.pop("requires_grad", tensor.requires_grad if torch.is_tensor(tensor) else False)
         super().__init__(requires_grad=requires_grad)  # type: ignore[call-arg]
         self.ptype = ptype
         kind = ptype.to_tensor()
         self._tensor = (
             kind.public(torch.empty(0))
-            if isinstance(tensor, list) and not tensor
+            if isinstance(tensor, list) and not tensor and not kwargs.get("broadcast_size")
             else kind(tensor, *args, **{"device": device, **kwargs})
         )
 
@@ -145,7 +145,9 @@ class TensorMethods(TensorFunctions):
         """A copy."""
         return self.wrap(self._tensor.clone())
 
-    shallow_copy = clone
+    def shallow_copy(self) -> Any:
+        """The same share: what changes one in place changes the other."""
+        return self.wrap(self._tensor)
 
     def copy_(self, other: Any) -> None:
         """Takes over the value of `other`."""

@@ -9,6 +9,7 @@ import torch
 
 from enclave.engines.mpc.fence import functions, ordering, sampling
 from enclave.engines.mpc.fence.conversion import as_sums
+from enclave.engines.mpc.fence.mistakes import BadValue
 from enclave.engines.mpc.fence.ordering import Windows
 from enclave.engines.mpc.fence.share import Share
 from enclave.errors import Unsupported
@@ -126,10 +127,11 @@ class TensorFunctions:
         return self.wrap(Windows.adaptive(self.numbers.dims, output_size).mean(self.numbers, count_padding=False))
 
     def adaptive_max_pool2d(self, output_size: Any, return_indices: bool = False) -> Any:
-        """Maxima of windows that give an output of this size."""
-        if return_indices:
-            raise Unsupported("adaptive_max_pool2d(return_indices=True)", "windows differ in size")
-        return self.wrap(Windows.adaptive(self.numbers.dims, output_size).largest(self.numbers))
+        """Maxima of windows that give an output of this size; with indices, also one-hot windows."""
+        windows = Windows.adaptive(self.numbers.dims, output_size)
+        if not return_indices:
+            return self.wrap(windows.largest(self.numbers))
+        return tuple(self.wrap(share) for share in ordering.pooled(self.numbers, windows))
 
     # ---- smooth functions: domains in `functions`
     exp = unary(functions.exp)
@@ -166,7 +168,7 @@ class TensorFunctions:
         return self.wrap(powers[:count].mul(column).sum(0))
 
     def norm(self, p: Any = "fro", dim: Any = None, keepdim: bool = False) -> Any:
-        """The 1-, 2- or maximum norm over all elements or along one axis."""
+        """The p-norm over all elements or along one axis; orders besides 1, 2 and inf over `pos_pow`'s domain."""
         if p in ("fro", 2):
             squares = self.square()
             return (squares.sum() if dim is None else squares.sum(dim, keepdim=keepdim)).sqrt()
@@ -174,7 +176,10 @@ class TensorFunctions:
             return self.abs().sum() if dim is None else self.abs().sum(dim, keepdim=keepdim)
         if p == float("inf"):
             return self.wrap(ordering.highest(self.abs().numbers, dim, keepdim))
-        raise Unsupported(f"norm(p={p!r})", "norms are 1, 2 and inf")
+        if not isinstance(p, int | float) or isinstance(p, bool) or p <= 0:
+            raise BadValue(f"norms are of a positive order, found {p!r}")
+        powers = self.abs().pos_pow(p)
+        return (powers.sum() if dim is None else powers.sum(dim, keepdim=keepdim)).pos_pow(1.0 / p)
 
     def cossin(self) -> tuple[Any, Any]:
         """(cos x, sin x)."""
@@ -208,14 +213,25 @@ class TensorFunctions:
 
     def dropout(self, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
         """Zeroes elements with probability p by a mask that no party knows, and scales the others up."""
+        return self._dropped("dropout", self.numbers.dims, p, training, inplace)
+
+    def _feature_dropout(self, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
+        """Zeroes whole channels with probability p, and scales the others up."""
+        dims = self.numbers.dims
+        return self._dropped("_feature_dropout", (*dims[:2], *(1 for _ in dims[2:])), p, training, inplace)
+
+    def _dropped(self, name: str, mask: tuple[int, ...], p: float, training: bool, inplace: bool) -> Any:
+        found = self.numbers
         if inplace:
-            raise Unsupported("dropout(inplace=True)", "tensors are not changed in place")
-        if not training or p == 0:
-            return self.clone()
-        if p == 1:
-            return self.mul(0)
-        keep = sampling.bernoulli_mask(self.numbers.dims, 1 - p)
-        return self.wrap(self.numbers.mul(keep).div(1 - p))
+            sampling.warn_in_place(name)
+        if training and p == 1:
+            found = found.mul(0)
+        elif training and p > 0:
+            found = found.mul(sampling.bernoulli_mask(mask, 1 - p)).div(1 - p)
+        if not inplace:
+            return self.wrap(found).clone()
+        self._tensor = found
+        return self
 
     def weighted_index(self, dim: int | None = None) -> Any:
         """A one-hot tensor along an axis, its place drawn with the given weights."""

@@ -1,1 +1,0 @@
-"""CrypTen's own test suite on the fence: see `suite`."""
