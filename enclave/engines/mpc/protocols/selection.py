@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.mpc.kernels import from_planes
+from enclave.engines.mpc.kernels import choose, from_planes
 from enclave.engines.mpc.protocols import signs
 from enclave.engines.mpc.protocols.comparison import bit_share, comparison, tail
 from enclave.engines.mpc.protocols.pairs import MOST_COLUMNS, Pairs, pair_differences, tally
@@ -241,7 +241,6 @@ def lowest_bit(session: Session, x: Tensor) -> Protocol[Tensor]:
     (opened,) = yield [Item("bit", session.local(pack, (1, words), x, flips), "xor")]
 
     def lift(o: Array, rho: Array) -> Array:
-        d = from_planes(o, n)[0].astype(bool)
-        return np.where(d, (U(1) if session.leader else U(0)) - rho, rho)
+        return choose(from_planes(o, n)[0], (U(1) if session.leader else U(0)) - rho, rho)
 
     return session.local(lift, (n,), opened, rho)
