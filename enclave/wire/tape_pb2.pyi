@@ -54,7 +54,6 @@ class TapeFunction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TAPE_FUNCTION_SINE: _ClassVar[TapeFunction]
     TAPE_FUNCTION_COSINE: _ClassVar[TapeFunction]
     TAPE_FUNCTION_ERF: _ClassVar[TapeFunction]
-    TAPE_FUNCTION_RECIPROCAL_TO_10: _ClassVar[TapeFunction]
     TAPE_FUNCTION_TANH: _ClassVar[TapeFunction]
     TAPE_FUNCTION_GELU: _ClassVar[TapeFunction]
     TAPE_FUNCTION_BRACKETED_RECIPROCAL: _ClassVar[TapeFunction]
@@ -99,7 +98,6 @@ TAPE_FUNCTION_LOG: TapeFunction
 TAPE_FUNCTION_SINE: TapeFunction
 TAPE_FUNCTION_COSINE: TapeFunction
 TAPE_FUNCTION_ERF: TapeFunction
-TAPE_FUNCTION_RECIPROCAL_TO_10: TapeFunction
 TAPE_FUNCTION_TANH: TapeFunction
 TAPE_FUNCTION_GELU: TapeFunction
 TAPE_FUNCTION_BRACKETED_RECIPROCAL: TapeFunction

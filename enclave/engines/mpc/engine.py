@@ -253,6 +253,23 @@ class MpcEngine(LinearEngine):
         x = x if x.pending else self._number(x)
         if columns > MOST_COLUMNS:
             return self._wide_softmax(self._number(x).reshaped((rows, columns))).reshaped(x.shape)
+        whole = self._by_rows(x, columns, lambda a: softmax(self.session, a, x.frac_bits), columns)
+        return self._new(whole, (rows, columns), RATIO_BITS, pending=True).reshaped(x.shape)
+
+    def _wide_softmax(self, x: RingTensor) -> RingTensor:
+        """e^(x - max), the maximum found by a tournament, over its sum, which lies in [1, columns]."""
+        rows, columns = x.shape
+        best = self._by_rows(x, columns, lambda a: selection.maximum(self.session, a), None)
+        gaps = self.sub(x, self._new(best, (rows,), x.frac_bits).reshaped((rows, 1)))
+        weights = self.exp(gaps, -15.0, 0.0)
+        total = self.sum(weights, axis=1, keepdims=True)
+        return self.mul(weights, self.reciprocal(total, 0.99, columns + 0.01))
+
+    def _by_rows(
+        self, x: RingTensor, columns: int, protocol: Callable[[Tensor], Protocol[Tensor]], out: int | None
+    ) -> Tensor:
+        """Runs a protocol on rows, some at a time, which bounds memory. `out` columns come back; None: one number."""
+        rows = x.size // columns
         step = max(1, CHUNK // 4 // selection.comparisons(columns))
         pieces = []
         for start in range(0, rows, step):
@@ -260,20 +277,10 @@ class MpcEngine(LinearEngine):
             part = self.session.local(
                 lambda a, i=start, n=count: a.reshape(rows, columns)[i : i + n], (count, columns), x.share
             )
-            pieces.append(self._run(softmax(self.session, part, x.frac_bits)))
-        whole = pieces[0]
-        if len(pieces) > 1:
-            whole = self.session.local(lambda *p: np.concatenate(p), (rows, columns), *pieces)
-        return self._new(whole, (rows, columns), RATIO_BITS, pending=True).reshaped(x.shape)
-
-    def _wide_softmax(self, x: RingTensor) -> RingTensor:
-        """e^(x - max), the maximum found by a tournament, over its sum, which lies in [1, columns]."""
-        rows, columns = x.shape
-        best = self._new(self._run(selection.maximum(self.session, x.share)), (rows,), x.frac_bits)
-        gaps = self.sub(x, best.reshaped((rows, 1)))
-        weights = self.exp_of_negative(gaps)
-        total = self.sum(weights, axis=1, keepdims=True)
-        return self.mul(weights, self.reciprocal(total, 0.99, columns + 0.01))
+            pieces.append(self._run(protocol(part)))
+        if len(pieces) == 1:
+            return pieces[0]
+        return self.session.local(lambda *p: np.concatenate(p), (rows,) if out is None else (rows, out), *pieces)
 
     def exp_of_negative(self, x: RingTensor) -> RingTensor:
         """e^x for x <= 0; 0 below -15."""
