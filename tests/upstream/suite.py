@@ -108,7 +108,7 @@ class Seats:
         started = time.monotonic()
         try:
             self._tell({**order, "limit_s": self.limit_s})
-            addresses = [self._hear(rank, 60.0) for rank in range(self.parties + 1)]
+            addresses = [self._hear(rank, 180.0) for rank in range(self.parties + 1)]
             self._tell(addresses)
             found = [self._hear(rank, self.limit_s + 20) for rank in range(self.parties + 1)]
         except (TimeoutError, OSError, ValueError) as error:

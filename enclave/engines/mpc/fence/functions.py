@@ -238,14 +238,14 @@ def _constant_like(x: Share, value: float) -> Share:
 
 def softmax(x: Share, dim: int, **_: Any) -> Share:
     """Along an axis. Cost: that of `MpcEngine.softmax`."""
-    if x.dim() == 0 or x.dims[dim] == 1:
+    if x.dim() == 0 or x.dims[dim] == 1 or not x.nelement():
         return _constant_like(x, 1.0)
     return _axis_last(number(x), dim, lambda a: Share.wrap(current().engine.softmax(a.ring), a.dims))
 
 
 def log_softmax(x: Share, dim: int, **_: Any) -> Share:
     """Along an axis: x - max - log of the sum of e^(x - max)."""
-    if x.dim() == 0 or x.dims[dim] == 1:
+    if x.dim() == 0 or x.dims[dim] == 1 or not x.nelement():
         return _constant_like(x, 0.0)
 
     def rows(a: Share) -> Share:

@@ -74,7 +74,7 @@ def positive_with_bit(x: Share) -> tuple[Share, Share]:
 
 def onehot_highest(x: Share, dim: int | None) -> Share:
     """Integer one-hot of the first maximum along an axis (None: of all elements)."""
-    if x.dim() == 0:
+    if x.dim() == 0 or not x.nelement():
         return Share.public(np.ones(x.dims, np.int64), 0)
     if dim is None:
         flat = x.reshape(-1)

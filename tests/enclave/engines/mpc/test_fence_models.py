@@ -131,3 +131,16 @@ def test_a_file_of_another_format_names_the_way(tmp_path: Path) -> None:
     ran = attempt(2, lambda rank: crypten.load_from_party(str(tmp_path / "x.pth"), src=0), deadline_s=5)
     error = ran.errors[0]
     assert isinstance(error, BadData) and "load_closure" in error.hint
+
+
+def test_tensors_without_axes_and_without_elements_keep_their_shapes() -> None:
+    def program(rank: int) -> None:
+        one, none = crypten.cryptensor(torch.tensor(2.5)), crypten.cryptensor(torch.ones(4, 3))[2:2]
+        for x, shape in ((one, ()), (none, (0, 3))):
+            results = [x.relu(), x.sigmoid(), x.exp(), x.reciprocal(), x.sqrt(), x.log(), x.abs(), x * x, x + 1, x > 0]
+            results += [x.softmax(0), x.to(crypten.mpc.binary).to(crypten.mpc.arithmetic)]
+            assert [tuple(r.get_plain_text().shape) for r in results] == [shape] * len(results)
+        assert none.softmax(1).size() == (0, 3) and none.argmax(1).size() == (0, 3)
+        assert none.matmul(crypten.cryptensor(torch.ones(3, 2))).size() == (0, 2)
+
+    run(2, program)
