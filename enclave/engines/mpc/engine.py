@@ -310,7 +310,8 @@ class MpcEngine(LinearEngine):
     def _function(self, x: RingTensor, protocol: Callable[[Tensor, int], Protocol[Tensor]]) -> RingTensor:
         """A function of numbers, which may be pending, given their words and fractional bits."""
         x = x if x.pending else self._number(x)
-        return self._flat(x, lambda a: protocol(a, x.frac_bits), self._frac_bits)
+        # Brackets take up to 1 kB an element: chunks are smaller than those of a comparison.
+        return self._flat(x, lambda a: protocol(a, x.frac_bits), self._frac_bits, CHUNK // 4)
 
     def divide_integers(self, numerator: RingTensor, denominator: RingTensor, bits: int) -> RingTensor:
         """See `Engine.divide_integers`."""

@@ -327,11 +327,13 @@ class LinearEngine:
             return x
         return self._new(self._at(x, self._frac_bits), x.shape, self._frac_bits)
 
-    def _flat(self, x: RingTensor, protocol: Callable[[Tensor], Protocol[Tensor]], bits: int) -> RingTensor:
+    def _flat(
+        self, x: RingTensor, protocol: Callable[[Tensor], Protocol[Tensor]], bits: int, chunk: int = CHUNK
+    ) -> RingTensor:
         """Runs an element-wise protocol on the flattened shares, in chunks."""
         pieces = []
-        for start in range(0, max(x.size, 1), CHUNK):
-            stop = min(start + CHUNK, x.size)
+        for start in range(0, max(x.size, 1), chunk):
+            stop = min(start + chunk, x.size)
             part = self.session.local(lambda a, i=start, j=stop: a.reshape(-1)[i:j], (stop - start,), x.share)
             pieces.append(self._run(protocol(part)))
         whole = pieces[0] if len(pieces) == 1 else self.session.local(lambda *p: np.concatenate(p), (x.size,), *pieces)
