@@ -28,7 +28,6 @@ on the network are 0. Memory: ten chunks of 1 MiB at the leader, the largest ent
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +43,7 @@ from enclave.errors import PlanMismatch, SessionError
 
 __all__ = ["Binding", "Shelf", "Stock", "Witness", "deal_ahead", "keep_ahead"]
 
-_NONCE_BYTES = 32
+_NONCE_BYTES = 2 * KEY_BYTES
 Progress = Callable[[int, int], None]
 
 
@@ -61,7 +60,7 @@ class _AheadDealer(_Phase, DealerSession):
         super().__init__(channel, binding.parties, binding.plan_digest, binding.spec_digest)
         self._binding, self._told = binding, progress
         self._buffer, self._filled, self._chunks = memoryview(bytearray(CHUNK_BYTES)), 0, 0
-        nonce = os.urandom(_NONCE_BYTES)
+        nonce = fresh_key() + fresh_key()
         self.id = binding.stock_id(nonce)
         seeds = [fresh_key() for _ in range(binding.parties)]
         self._keys = [KeyStream(seed) for seed in seeds]

@@ -10,7 +10,7 @@ import re
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -18,14 +18,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from enclave.engines.mpc.random import KEY_BYTES
+from enclave.engines.mpc.random import KEY_BYTES, fresh_key
 from enclave.errors import SessionError, StoreError
 
 __all__ = [
     "CHUNK_BYTES",
-    "FILE_KEY_BYTES",
     "PART_CHUNKS",
-    "SALT_BYTES",
     "TAG_BYTES",
     "Binding",
     "Head",
@@ -33,6 +31,7 @@ __all__ = [
     "as_store_error",
     "damaged",
     "erase",
+    "fresh_file_key",
     "is_session_name",
     "mark_used",
     "open_chunk",
@@ -46,7 +45,7 @@ CHUNK_BYTES = 1 << 20
 PART_CHUNKS = 32
 TAG_BYTES = 16
 FILE_KEY_BYTES = 32
-SALT_BYTES = 16
+SALT_BYTES = KEY_BYTES
 _MAGIC = b"ENSTOCK1"
 _PUBLIC = struct.Struct(">8sHHQQ32s32s32s16sH")
 _SEALED = struct.Struct(f">{FILE_KEY_BYTES + TAG_BYTES}s{KEY_BYTES + TAG_BYTES}s")
@@ -98,6 +97,11 @@ class Binding:
         """What this rank's stock takes on the disk, without the file system's own overhead."""
         head = _PUBLIC.size + len(self.session) + _SEALED.size
         return head + self.own_bytes + TAG_BYTES * self.chunks
+
+    def differences(self, other: Binding) -> tuple[str, ...]:
+        """Names of the attributes in which two bindings differ."""
+        names = (field.name for field in fields(self))
+        return tuple(name for name, a, b in zip(names, astuple(self), astuple(other), strict=True) if a != b)
 
     def stock_id(self, nonce: bytes) -> bytes:
         """The name that all parties give the stock: a hash over the dealer's public nonce and what it is bound to."""
@@ -160,6 +164,11 @@ class Secrets:
             return cls(file_key, AESGCM(file_key).decrypt(_nonce(0), sealed_seed, _bound(head.digest, 0)))
         except (InvalidTag, struct.error) as error:
             raise ValueError("the head was changed") from error
+
+
+def fresh_file_key() -> bytes:
+    """A key for AES-256."""
+    return fresh_key() + fresh_key()
 
 
 def seal_chunk(aead: AESGCM, digest: bytes, index: int, chunk: bytes | memoryview) -> bytes:

@@ -12,17 +12,17 @@ from pathlib import Path
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from enclave.clock import Clock, SystemClock
+from enclave.engines.mpc.random import fresh_key
 from enclave.engines.mpc.sealed import (
     CHUNK_BYTES,
-    FILE_KEY_BYTES,
     PART_CHUNKS,
-    SALT_BYTES,
     Binding,
     Head,
     Secrets,
     as_store_error,
     damaged,
     erase,
+    fresh_file_key,
     is_session_name,
     part_path,
     read_key,
@@ -69,7 +69,7 @@ class Shelf:
                 self._refuse_beyond_limits(binding)
                 path.mkdir(mode=0o700)
                 (path / f"need.{binding.disk_bytes}").touch(0o600)
-            head = Head(binding, stock_id, os.urandom(SALT_BYTES))
+            head = Head(binding, stock_id, fresh_key())
             return StockWriter(path, head, self._sealing_key())
 
     def find(self, binding: Binding) -> Stock:
@@ -88,8 +88,7 @@ class Shelf:
             raise StoreError(f"cannot read {path / 'head'}: {error.strerror}") from error
         except ValueError as error:
             raise damaged(path, str(error)) from error
-        wrong = ", ".join(f for f in Binding.__slots__ if getattr(head.binding, f) != getattr(binding, f))
-        if wrong:
+        if wrong := ", ".join(head.binding.differences(binding)):
             raise unusable(f"what was dealt ahead for {binding.session} is bound to another {wrong}")
         if self._clock.unix_s() > binding.expires_unix_s:
             raise unusable(f"what was dealt ahead for {binding.session} has expired")
@@ -155,7 +154,7 @@ class Shelf:
         path = self._home / "key"
         with self._locked():
             if not path.exists():
-                write_file(path, os.urandom(FILE_KEY_BYTES), 0o600)
+                write_file(path, fresh_file_key(), 0o600)
         return read_key(path)
 
     @contextlib.contextmanager
@@ -174,7 +173,7 @@ class StockWriter:
 
     def __init__(self, path: Path, head: Head, sealing_key: bytes) -> None:
         self._path, self._head, self._digest = path, head, head.digest
-        self._sealing_key, self._file_key = sealing_key, os.urandom(FILE_KEY_BYTES)
+        self._sealing_key, self._file_key = sealing_key, fresh_file_key()
         self._aead = AESGCM(self._file_key)
         self._chunks = self._written_bytes = 0
         self._part: int | None = None
