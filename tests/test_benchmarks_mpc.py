@@ -30,7 +30,7 @@ from enclave.engines.mpc.ranks import DealerSession, PartySession
 from tests.enclave.engines.mpc.ahead_room import everyone
 
 TINY = (
-    *(f"{kind}/n=40" for kind in ("relu", "sigmoid", "tanh", "log", "reciprocal", "rsqrt", "mul")),
+    *(f"{kind}/n=40" for kind in ("relu", "sigmoid", "tanh", "log", "reciprocal", "rsqrt", "mul", "exp", "gelu")),
     *(f"{kind}/rows=6/cols=5" for kind in ("softmax", "argmax", "max")),
     "matmul/3x4x5",
     "mlp-inference/batch=2",
@@ -272,10 +272,13 @@ def lines_of(out: Path, arguments: Sequence[str]) -> list[Measurement]:
 def test_a_run_of_real_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Ours over mutual TLS with its dealer, ours dealt ahead, and plaintext: the lines, the table and the page."""
     out = tmp_path / "out.jsonl"
-    systems = ["--systems", "enclave,enclave-online,plain", "--repeat", "2"]
-    own, online, plain = lines_of(out, ["--suite", "mpc", "--cases", "relu/n=300", *systems])
+    systems = ["--systems", "enclave,enclave-online,plain,plan", "--repeat", "2"]
+    promised, own, online, plain = lines_of(out, ["--suite", "mpc", "--cases", "relu/n=300", *systems])
     plan = [plan_of(Case.parse("relu/n=300"), count) for count in (1, 2)]
     assert own.case == "relu/n=300/parties=2" and own.repeats == 2
+    assert (promised.rounds, promised.sent_bytes, promised.received_bytes, promised.dealer_bytes) == (
+        own.rounds, own.sent_bytes, own.received_bytes, own.dealer_bytes,
+    )  # fmt: skip
     assert own.rounds == plan[1].rounds - plan[0].rounds
     assert own.sent_bytes == plan[0].sent_bytes(0) and own.dealer_bytes == plan[0].dealer_bytes > 0
     assert own.received_bytes == own.sent_bytes + own.dealer_bytes
@@ -287,7 +290,7 @@ def test_a_run_of_real_processes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     assert main(["compare", str(out), "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert rows[2]["times_plain"] == 1.0 and rows[1]["times_enclave"] > 0 and "times_enclave" not in rows[0]
+    assert rows[3]["times_plain"] == 1.0 and rows[2]["times_enclave"] > 0 and "times_enclave" not in rows[1]
     page = tmp_path / "page.html"
     assert main(["report", str(out), "-o", str(page)]) == 0
     text = page.read_text()

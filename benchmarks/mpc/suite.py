@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measurement import Measurement, Spread
+from benchmarks.measurement import Measurement, Spread, versions
 from benchmarks.mpc.cases import LISTED, Case
 from benchmarks.mpc.exact import bound, error_of, exact
 from benchmarks.mpc.inputs import Arrays, make_inputs
@@ -21,11 +21,14 @@ from benchmarks.suite import Settings, Unavailable
 __all__ = ["MpcSuite"]
 
 
+PLAN = "plan"
+
+
 class MpcSuite:
     """Protocols and small models on secret-shared inputs, beside other systems of secure computation."""
 
     name = "mpc"
-    systems = SYSTEMS
+    systems = (*SYSTEMS, PLAN)
     usual = ("enclave", "plain")
 
     def listed(self) -> Sequence[tuple[str, str]]:
@@ -43,6 +46,11 @@ class MpcSuite:
     def measure(self, name: str, systems: Sequence[str], settings: Settings) -> Iterator[Measurement]:
         """One line per system: all of them are up, and take turns repetition by repetition."""
         case = Case.parse(name)
+        if PLAN in systems:
+            yield _planned(case, settings.profile)
+        systems = [system for system in systems if system != PLAN]
+        if not systems:
+            return
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
             inputs = make_inputs(case)
@@ -115,6 +123,25 @@ class _Turns:
                 error = str(problem)
         base = Measurement("mpc", str(self._case), system, profile=profile, max_error=largest, error=error)
         return _with_figures(base, self._found[system], worker) if error is None and worker is not None else base
+
+
+def _planned(case: Case, profile: str) -> Measurement:
+    """What this project will send, without running: of one repetition after the first."""
+    from benchmarks.mpc.repetitions import plan_of
+
+    first, both = plan_of(case, 1, profile), plan_of(case, 2, profile)
+    ranks = range(case.parties)
+    return Measurement(
+        "mpc",
+        str(case),
+        PLAN,
+        profile,
+        rounds=both.rounds - first.rounds,
+        sent_bytes=max(both.sent_bytes(rank) - first.sent_bytes(rank) for rank in ranks),
+        received_bytes=max(both.received_bytes(rank) - first.received_bytes(rank) for rank in ranks),
+        dealer_bytes=both.dealer_bytes - first.dealer_bytes,
+        versions=versions(),
+    )
 
 
 def _work(base: Measurement) -> dict[str, float]:
