@@ -29,7 +29,7 @@ else:
     try:
         from enclave.engines.mpc.kernels import _native as native
 
-        if native.REVISION != 1:  # built from older sources: `pip install` it again
+        if native.REVISION != 2:  # built from older sources: `pip install` it again
             native = None
     except ImportError:  # installed without a compiler
         native = None

@@ -9,7 +9,7 @@
 int kernels_level = LEVEL_C;
 
 /* Raised with every change of a function's arguments: a stale build beside newer Python code is not used. */
-#define REVISION 1
+#define REVISION 2
 
 static const char *const level_names[] = {"c", "avx2", "avx512", "amx"};
 
