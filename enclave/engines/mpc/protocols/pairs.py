@@ -34,12 +34,14 @@ class Pairs:
     """A comparison of all pairs of columns whose masks are differences of the columns' masks.
 
     Attributes:
-        comparison: of rows * pairs elements.
+        comparison: of rows * pairs elements, of 64 - coarse bits each.
+        coarse: how many low bits of every column are dropped first, which rounds them all alike.
     """
 
     comparison: Comparison
     rows: int
     columns: int
+    coarse: int = 0
 
     @property
     def kind(self) -> str:
@@ -60,7 +62,8 @@ class Pairs:
         """From the columns' masks and the comparison's others."""
         first, second = pair_indices(self.columns)
         r = np.zeros(64 * self.comparison.plane_words, U)
-        r[: self.comparison.n] = (free[0][:, first] - free[0][:, second]).reshape(-1)
+        masks = free[0] >> U(self.coarse)
+        r[: self.comparison.n] = (masks[:, first] - masks[:, second]).reshape(-1)
         return self.comparison.values((r, *free[1:]), draw)
 
 

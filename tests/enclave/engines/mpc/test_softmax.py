@@ -92,7 +92,7 @@ def test_a_wrong_wrap_would_be_seen(run, monkeypatch):
 
 
 # rows, columns: rounds, bytes from one party to another, bytes dealt
-COSTS = {(1000, 10): (7, 829360, 6910520), (1000, 16): (7, 1951000, 15219000), (64, 3): (6, 6008, 134480)}
+COSTS = {(1000, 10): (7, 711088, 6195256), (1000, 16): (7, 1636000, 13314000), (64, 3): (6, 5864, 105464)}
 
 
 @pytest.mark.parametrize("shape", COSTS)
