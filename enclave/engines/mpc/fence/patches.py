@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from enclave.engines.mpc.fence import gradients, modules, program
+from enclave.engines.mpc.fence import gradients, modules, program, saved
 from enclave.engines.mpc.fence.active import current, current_or_none
 
 __all__ = ["apply", "patched"]
@@ -25,10 +25,10 @@ def patched() -> dict[str, dict[str, Any]]:
             "init": program.init,
             "init_thread": program.init_thread,
             "is_initialized": program.is_initialized,
-            "load": program.load,
+            "load": saved.load,
             "load_from_party": program.load_from_party,
             "manual_seed": program.manual_seed,
-            "save": program.save,
+            "save": saved.save,
             "save_from_party": program.save_from_party,
             "trace": program.trace,
             "trace_once": program.trace_once,

@@ -169,9 +169,6 @@ def _opened(f: Any) -> Any:
     return io.BytesIO(Path(f).read_bytes()) if isinstance(f, str | Path) else f
 
 
-_SHARES = "shares are written by nobody: reveal to the party that is to keep a value"
-save = refuse("crypten.save", _SHARES)
-load = refuse("crypten.load", "stock unpickles the file")
 manual_seed = refuse("crypten.manual_seed", "keys come from the operating system")
 init_thread = refuse("crypten.init_thread", "a party is a session of its own")
 trace = refuse("crypten.trace", "the dealer is asked as the program runs")

@@ -144,3 +144,56 @@ def test_tensors_without_axes_and_without_elements_keep_their_shapes() -> None:
         assert none.matmul(crypten.cryptensor(torch.ones(3, 2))).size() == (0, 2)
 
     run(2, program)
+
+
+@pytest.mark.parametrize("parties", [2, 3])
+def test_saved_shares_come_back_in_another_session(tmp_path: Path, parties: int) -> None:
+    torch.manual_seed(5)
+    start = torch.nn.Linear(3, 2)
+
+    def write(rank: int) -> Any:
+        model = cnn.Linear(3, 2)
+        model.set_parameter("weight", start.weight)
+        model.set_parameter("bias", start.bias)
+        model.encrypt(src=0)
+        crypten.save(model.state_dict(), str(tmp_path / f"model{rank}"))
+        x = crypten.cryptensor(torch.tensor([[1.5, -2.0]]), src=1)
+        crypten.save(x, tmp_path / f"x{rank}")
+        crypten.save(x.to(crypten.mpc.binary), tmp_path / f"bits{rank}")
+        return x.share.clone()
+
+    def read(rank: int) -> Any:
+        model = cnn.Linear(3, 2).encrypt()
+        model.load_state_dict(crypten.load(str(tmp_path / f"model{rank}")))
+        x, bits = crypten.load(tmp_path / f"x{rank}"), crypten.load(tmp_path / f"bits{rank}")
+        assert bits.ptype is crypten.mpc.binary
+        return model.weight.get_plain_text(), x.get_plain_text().tolist(), bits.get_plain_text().tolist(), x.share
+
+    before = run(parties, write).results
+    for (weight, x, bits, share), held in zip(run(parties, read).results[:parties], before[:parties], strict=True):
+        assert torch.allclose(weight, start.weight, atol=2**-16)
+        assert x == bits == [[1.5, -2.0]]
+        assert not torch.equal(share, held)  # drawn anew for the file
+    assert (tmp_path / "x0").stat().st_mode & 0o777 == 0o600
+    assert b"pickle" not in (tmp_path / "model0").read_bytes()
+
+
+def test_shares_that_do_not_belong_together(tmp_path: Path) -> None:
+    def write(rank: int) -> None:
+        for name in "ab":
+            crypten.save(crypten.cryptensor(torch.ones(2)), tmp_path / f"{name}{rank}")
+
+    run(2, write)
+    (tmp_path / "junk").write_bytes(b"no zip")
+    wrong = [("a0", "b1", "different saves"), ("a1", "a1", "expected rank 0"), ("junk", "junk", "does not hold")]
+    for first, second, text in wrong:
+        ran = attempt(2, lambda rank, names=(first, second): crypten.load(tmp_path / names[rank]), deadline_s=5)
+        assert any(isinstance(error, BadData) and text in str(error) for error in ran.errors[:2]), ran.errors
+
+
+@pytest.mark.parametrize(
+    "call", [lambda: crypten.save(torch.nn.Linear(2, 2), io.BytesIO()), lambda: crypten.load("x", load_closure=print)]
+)
+def test_objects_are_not_pickled(call: Any) -> None:
+    ran = attempt(2, lambda rank: call(), deadline_s=5)
+    assert any(isinstance(error, Unsupported) for error in ran.errors[:2])
