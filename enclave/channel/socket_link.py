@@ -112,6 +112,8 @@ class SocketListener:
         link.outbox.control(frames.control(frames.WELCOME, value=rank, text=self._session_id))
         SocketStream(link, connection)
         self._arrivals.add(link)
+        if self._arrivals.over or self._over:
+            link.sever()  # nobody will end it: the session has failed meanwhile
 
     def _who(self, connection: ssl.SSLSocket) -> tuple[str, int, str]:
         try:
