@@ -197,3 +197,36 @@ def test_shares_that_do_not_belong_together(tmp_path: Path) -> None:
 def test_objects_are_not_pickled(call: Any) -> None:
     ran = attempt(2, lambda rank: call(), deadline_s=5)
     assert any(isinstance(error, Unsupported) for error in ran.errors[:2])
+
+
+def test_norms_of_any_order_and_their_gradients() -> None:
+    torch.manual_seed(6)
+    x = (torch.rand(3, 4) + 0.2) * torch.tensor([1.0, -1.0, 1.0, -1.0])
+
+    def program(rank: int) -> Any:
+        found = []
+        for p in (1.5, 3):
+            y = crypten.cryptensor(x, requires_grad=True)
+            norm = y.norm(p=p, dim=1)
+            norm.sum().backward()
+            found.append((norm.get_plain_text(), y.grad.get_plain_text()))
+        return found
+
+    for p, (norm, gradient) in zip((1.5, 3), run(2, program).result, strict=True):
+        plain = x.clone().requires_grad_()
+        wanted = plain.norm(p=p, dim=1)
+        wanted.sum().backward()
+        assert plain.grad is not None
+        assert torch.allclose(norm, wanted, atol=0.02) and torch.allclose(gradient, plain.grad, atol=0.03)
+
+
+def test_dropout_in_place_warns_and_drops(caplog: pytest.LogCaptureFixture) -> None:
+    def program(rank: int) -> Any:
+        with crypten.no_grad():
+            x = crypten.cryptensor(torch.ones(400))
+            y = x.dropout(0.5, inplace=True)
+            return x.get_plain_text(), y.get_plain_text()
+
+    x, y = run(2, program).result
+    assert torch.equal(x, y) and set(x.tolist()) == {0.0, 2.0}
+    assert "CrypTen dropout does not support inplace computation during training." in caplog.text
