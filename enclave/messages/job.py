@@ -107,7 +107,11 @@ class Architecture(Value):
 
 @dataclass(frozen=True, slots=True)
 class Training(Value):
-    """A fixed public schedule: nothing about it depends on the data."""
+    """A fixed public schedule: nothing about it depends on the data.
+
+    Attributes:
+        average_epochs: the model is the mean of the weights of all steps of so many last epochs; 0: the last weights.
+    """
 
     wire = job_pb2.Training
     loss: str
@@ -119,6 +123,7 @@ class Training(Value):
     shuffle_seed: int = 0
     init_seed: int = 0
     deliver: str = "buyer"
+    average_epochs: int = 0
 
     def __post_init__(self) -> None:
         check(self.loss in ("squared", "logistic", "cross_entropy"), f"unknown loss {self.loss!r}")
@@ -127,6 +132,7 @@ class Training(Value):
         check(0 < self.learning_rate <= 100, f"learning_rate out of range: {self.learning_rate}")
         check(0 <= self.momentum < 1, f"momentum out of range: {self.momentum}")
         check(0 <= self.l2 <= 1e3, f"l2 out of range: {self.l2}")
+        check(0 <= self.average_epochs <= self.epochs, f"average_epochs out of range: {self.average_epochs}")
         check(self.deliver in ("buyer", "shared"), f"deliver must be buyer or shared, found {self.deliver!r}")
 
 

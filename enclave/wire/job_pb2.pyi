@@ -135,7 +135,7 @@ class Architecture(_message.Message):
     def __init__(self, input_shape: _Optional[_Iterable[int]] = ..., layers: _Optional[_Iterable[_Union[Layer, _Mapping]]] = ..., parameters: _Optional[_Iterable[_Union[TensorType, _Mapping]]] = ...) -> None: ...
 
 class Training(_message.Message):
-    __slots__ = ("loss", "epochs", "batch_rows", "learning_rate", "momentum", "l2", "shuffle_seed", "init_seed", "deliver")
+    __slots__ = ("loss", "epochs", "batch_rows", "learning_rate", "momentum", "l2", "shuffle_seed", "init_seed", "deliver", "average_epochs")
     LOSS_FIELD_NUMBER: _ClassVar[int]
     EPOCHS_FIELD_NUMBER: _ClassVar[int]
     BATCH_ROWS_FIELD_NUMBER: _ClassVar[int]
@@ -145,6 +145,7 @@ class Training(_message.Message):
     SHUFFLE_SEED_FIELD_NUMBER: _ClassVar[int]
     INIT_SEED_FIELD_NUMBER: _ClassVar[int]
     DELIVER_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_EPOCHS_FIELD_NUMBER: _ClassVar[int]
     loss: str
     epochs: int
     batch_rows: int
@@ -154,7 +155,8 @@ class Training(_message.Message):
     shuffle_seed: int
     init_seed: int
     deliver: str
-    def __init__(self, loss: _Optional[str] = ..., epochs: _Optional[int] = ..., batch_rows: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., l2: _Optional[float] = ..., shuffle_seed: _Optional[int] = ..., init_seed: _Optional[int] = ..., deliver: _Optional[str] = ...) -> None: ...
+    average_epochs: int
+    def __init__(self, loss: _Optional[str] = ..., epochs: _Optional[int] = ..., batch_rows: _Optional[int] = ..., learning_rate: _Optional[float] = ..., momentum: _Optional[float] = ..., l2: _Optional[float] = ..., shuffle_seed: _Optional[int] = ..., init_seed: _Optional[int] = ..., deliver: _Optional[str] = ..., average_epochs: _Optional[int] = ...) -> None: ...
 
 class JobSpec(_message.Message):
     __slots__ = ("job_id", "kind", "created_unix_s", "expires_unix_s", "parties", "datasets", "encoding", "architecture", "model_commitment", "outputs", "training", "engine", "frac_bits", "plan_digest", "code_version", "purpose", "block_rows", "buyer_rows", "deal_ahead", "network")

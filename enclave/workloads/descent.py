@@ -85,6 +85,8 @@ class Descent:
         self._wide, self._shift, self._alpha = layout.wide, layout.shift, layout.alpha
         self._decay = network.decayed()
         self._velocity: Secret | None = None
+        self._sum: Secret | None = None
+        self._averaged = 0
         # Where only shapes are known the values are not made: a plan must not cost what its model costs.
         if start is None and engine.rank is None:
             start = engine.zeros((network.size,))
@@ -94,6 +96,8 @@ class Descent:
         """One batch: forward, backward, update. x (rows, *input shape), y (rows, outputs); classes are integers."""
         engine, network = self._engine, self._network
         weights, velocity = self._settled()
+        if self._averaged:
+            self._sum = weights if self._sum is None else engine.add(self._sum, weights)
         named = network.unflatten(engine, weights)
         outputs, cache = network.forward(engine, named, x)
         gradient = network.flatten(engine, network.backward(engine, named, cache, self._delta(outputs, y)))
@@ -101,9 +105,18 @@ class Descent:
             self.watch.see(outputs, gradient)
         self._update(gradient, x.shape[0], weights, velocity)
 
+    def average(self, steps: int) -> None:
+        """The result becomes the mean of the weights that the next `steps` steps start from: all that there are."""
+        self._averaged = steps
+
     def result(self) -> Secret:
-        """The weights, flat."""
-        return self._settled()[0]
+        """The weights, flat. Cost of a mean: two truncations more."""
+        engine, (weights, _) = self._engine, self._settled()
+        if self._sum is None:
+            return weights
+        # The power of two first: what is left of the factor keeps its precision, and the sum its room.
+        power = (self._averaged - 1).bit_length()
+        return engine.scale(engine.scale(self._sum, 2.0**-power), 2.0**power / self._averaged)
 
     def _settled(self) -> tuple[Secret, Secret | None]:
         """Weights and velocity as they enter products; the watch's notes share their round."""

@@ -27,6 +27,7 @@ __all__ = [
 _RING_BITS = 62
 _SMALLEST_RATE = 2.0**-30
 MAX_TRAINED_WEIGHTS = 1 << 22
+MOST_AVERAGED = 1 << 17  # steps whose weights are added up, each below 2^(44 - frac_bits)
 LARGEST_DECAY = 0.1  # of the weights in one step
 HALF_RANGE = 16.0  # of a column before joint standardisation, see `standardise`
 _CLASS_OUTPUTS = ("accuracy", "confusion", "auc")
@@ -176,6 +177,8 @@ def _check_schedule(spec: JobSpec, training: Training) -> None:
             f"learning_rate * l2 must be at most {LARGEST_DECAY:g}, found {training.learning_rate * training.l2:g}",
             hint="each step shrinks the weights by this part; useful trainings stay far below",
         )
+    if training.average_epochs * (spec.rows // training.batch_rows + len(row_holders(spec)) + 1) > MOST_AVERAGED:
+        raise BadSpec(f"at most {MOST_AVERAGED} steps are averaged, found {training.average_epochs} epochs of them")
     rate = training.learning_rate / training.batch_rows
     if rate < _SMALLEST_RATE:
         raise BadSpec(

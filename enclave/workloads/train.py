@@ -69,6 +69,10 @@ def train(engine: Engine, spec: JobSpec, inputs: Inputs) -> dict[str, Secret]:
 def _run_schedule(engine: Engine, training: Training, data: _Batches, descent: Descent) -> None:
     """All epochs. The first step stands outside `repeat`, and so does the first epoch: constants become shares in
     one, masks of rows are opened in the other, so that both have other steps than what follows."""
+    last = min(training.average_epochs, training.epochs - 1)
+    averaged = training.average_epochs * sum(segment.count for segment in data.segments)
+    if training.average_epochs > last:
+        descent.average(averaged)
     with engine.stage("epoch 1"):
         started = False
         for k, segment in enumerate(data.segments):
@@ -78,11 +82,19 @@ def _run_schedule(engine: Engine, training: Training, data: _Batches, descent: D
             started = True
             for i in engine.repeat(segment.count - done):
                 descent.step(*data.get(k, done + i))
-    for epoch in engine.repeat(training.epochs - 1):
-        with engine.stage(f"epoch {epoch + 2}"):
+    _run_epochs(engine, range(2, training.epochs - last + 1), data, descent)
+    if last:
+        descent.average(averaged)
+    _run_epochs(engine, range(training.epochs - last + 1, training.epochs + 1), data, descent)
+
+
+def _run_epochs(engine: Engine, numbers: range, data: _Batches, descent: Descent) -> None:
+    """Epochs of equal steps."""
+    for i in engine.repeat(len(numbers)):
+        with engine.stage(f"epoch {numbers[i]}"):
             for k, segment in enumerate(data.segments):
-                for i in engine.repeat(segment.count):
-                    descent.step(*data.get(k, i))
+                for index in engine.repeat(segment.count):
+                    descent.step(*data.get(k, index))
 
 
 class _Batches:

@@ -58,6 +58,8 @@ class Schedule:
 
     Attributes:
         hidden: widths of the hidden layers of an mlp.
+        average_epochs: the model is the mean of the weights over so many last epochs, which calms a constant learning
+            rate; 0: the last weights.
         image: of a lenet, (height, width) or (channels, height, width) of the encoded columns, row by row; empty for
             a square image of one channel.
     """
@@ -72,6 +74,7 @@ class Schedule:
     seed: int = 0
     keep_shared: bool = False
     image: tuple[int, ...] = ()
+    average_epochs: int = 0
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -154,6 +157,7 @@ def trained_network(schedule: Schedule, encoding: Encoding) -> tuple[Architectur
         shuffle_seed=schedule.seed,
         init_seed=schedule.seed,
         deliver="shared" if schedule.keep_shared else "buyer",
+        average_epochs=schedule.average_epochs,
     )
     return architecture, training
 

@@ -229,6 +229,13 @@ def _schedule(leaf: argparse.ArgumentParser) -> None:
     leaf.add_argument(
         "--momentum", type=float, default=0.9, metavar="M", help="default 0.9; 0 for plain gradient descent"
     )
+    leaf.add_argument(
+        "--average-epochs",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="mean of the weights over the last N; default none",
+    )
     leaf.add_argument("--l2", type=float, default=0.0, metavar="PENALTY", help="weight decay, default 0")
     leaf.add_argument("--metric", action="append", choices=METRICS, help="on the training rows; repeat for more")
     leaf.add_argument(

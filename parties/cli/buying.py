@@ -314,6 +314,7 @@ def _schedule(args: Namespace) -> Schedule:
         seed=args.seed,
         keep_shared=getattr(args, "keep_shared", False),
         image=args.image,
+        average_epochs=args.average_epochs,
     )
 
 

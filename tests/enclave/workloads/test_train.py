@@ -64,12 +64,19 @@ def torch_training(spec: JobSpec, x: NDArray[np.float64], y: NDArray[Any]) -> di
     ]
     body = without_final(spec.architecture, ("sigmoid", "softmax"))
     descent = torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum)
-    for _ in range(training.epochs):
+    sums, count = {name: np.zeros(w.shape) for name, w in weights.items()}, 0
+    for epoch in range(training.epochs):
         for xb, yb in torch_batches(spec, x, y):
+            if epoch >= training.epochs - training.average_epochs:
+                count += 1
+                for name, weight in weights.items():
+                    sums[name] += weight.detach().numpy()
             z = in_torch(body, weights, xb.reshape(len(xb), *body.input_shape))
             descent.zero_grad()
             LOSSES[training.loss](z, yb).backward()
             descent.step()
+    if count:
+        return {name: total / count for name, total in sums.items()}
     return {name: w.detach().numpy() for name, w in weights.items()}
 
 
@@ -127,6 +134,14 @@ def test_a_perceptron_for_each_loss_equals_torch() -> None:
         training = Training(loss, 2, 100, 0.05, 0.5, init_seed=3)
         spec = job(x, target, dense_architecture(10, [6], 1), ("model",), training=training)
         same(result(spec, holders(spec, x, labels)), torch_training(spec, x, labels))
+
+
+@pytest.mark.parametrize(("epochs", "averaged"), [(1, 1), (3, 1), (4, 2), (2, 2)])
+def test_the_mean_of_the_last_epochs_equals_torch(epochs: int, averaged: int) -> None:
+    x, y = load_iris(return_X_y=True)
+    training = Training("cross_entropy", epochs, 16, 0.2, 0.8, average_epochs=averaged)
+    spec = job(scaled(x), classes(3), dense_architecture(4, (6,), 3), ("model",), owners=(70, 80), training=training)
+    same(result(spec, holders(spec, scaled(x), y)), torch_training(spec, scaled(x), y))
 
 
 def test_layers_without_bias() -> None:

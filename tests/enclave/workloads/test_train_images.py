@@ -66,7 +66,7 @@ def test_lenet_takes_a_step_as_torch_does() -> None:
 
 def test_on_shares_a_network_of_images_learns_what_its_twin_learns() -> None:
     x, y = digits(400)
-    spec = image_job(DIGITS, 400, Training("cross_entropy", 4, 40, 0.2, 0.9, init_seed=1), 150, 250)
+    spec = image_job(DIGITS, 400, Training("cross_entropy", 4, 40, 0.2, 0.9, init_seed=1, average_epochs=1), 150, 250)
     rows = holders(spec, x, y)
     clear, shared = result(spec, rows), on_shares(spec, rows)
     assert clear.accuracy is not None and clear.accuracy > 0.93
