@@ -20,7 +20,7 @@ import torch
 from enclave.engines.mpc.fence.active import current
 from enclave.engines.mpc.fence.entries import TapeEntry
 from enclave.engines.mpc.random import KeyStream, fresh_key
-from enclave.errors import BadSpec, NotReady, PolicyRefused, Unsupported
+from enclave.errors import BadSpec, NotReady, PolicyRefused
 from tests.enclave.engines.mpc.fence_parties import attempt, crypten, run
 
 SCRIPT = Path(__file__).with_name("stock_crypten.py")
