@@ -266,15 +266,19 @@ class TestOpening:
         with socket.create_server(("127.0.0.1", 0)) as server:
 
             def greet() -> None:
-                connection, _ = server.accept()
-                connection.sendall(b"220 smtp.example ESMTP\r\n")
-                time.sleep(1)
-                connection.close()
+                for _ in range(2):  # one for each peer that is dialled: none may be left waiting for an answer
+                    connection, _ = server.accept()
+                    with connection:
+                        connection.sendall(b"220 smtp.example ESMTP\r\n")
+                        connection.settimeout(2)
+                        connection.recv(1 << 12)
 
-            threading.Thread(target=greet, daemon=True).start()
+            greeter = threading.Thread(target=greet, daemon=True)
+            greeter.start()
             port = server.getsockname()[1]
             with pytest.raises(SessionError, match="no worker of a session"):
                 parties.open(1, "s", None, lambda _: f"127.0.0.1:9,tls://127.0.0.1:{port}", connect_s=5)
+            greeter.join(5)
 
 
 class TestHostilePeer:
