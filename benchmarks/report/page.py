@@ -145,7 +145,7 @@ def _scaling(profile: str, measured: Sequence[Measurement]) -> list[str]:
             continue
         title = f"{kind}, {parties} parties: time by size"
         svg = curves(f"{profile}-{kind}-{parties}", title, lines, name, readable_seconds)
-        found.append(_figure(title, svg))
+        found.append(_figure(title, _legend(lines) + svg))
     return found
 
 
@@ -176,7 +176,15 @@ def _table(measured: Sequence[Measurement]) -> str:
     by_case: dict[str, dict[str, Measurement]] = {}
     for one in measured:
         by_case.setdefault(one.case, {})[one.system] = one
-    heads = ["case", "enclave", *(f"{name} ÷ enclave" for name in systems), "rounds", "sent", "dealt", "error"]
+    heads = [
+        "case",
+        "enclave",
+        *(f"÷ {name}" if name == _PLAIN else f"{name} ÷" for name in systems),
+        "rounds",
+        "sent",
+        "dealt",
+        "error",
+    ]
     body = []
     for case, found in by_case.items():
         own = found.get(_OWN)
@@ -184,6 +192,8 @@ def _table(measured: Sequence[Measurement]) -> str:
         for name in systems:
             other = found.get(name)
             ratio = other.median_s / own.median_s if own and own.median_s and other and other.median_s else None
+            if ratio is not None and name == _PLAIN:
+                ratio = 1 / ratio
             cells.append("" if ratio is None else f"{ratio:.2f}" if ratio < 10 else f"{ratio:,.0f}")
         if own:
             cells += [
@@ -198,8 +208,9 @@ def _table(measured: Sequence[Measurement]) -> str:
         body.append(f"<tr><td>{html.escape(_short(case))}</td>{row}</tr>")
     head = "".join(f"<th{'' if i == 0 else ' class=n'}>{html.escape(name)}</th>" for i, name in enumerate(heads))
     return (
-        '<p class="note">Above 1 a system takes longer than enclave. Errors are the largest difference from float64, '
-        "relative to max(1, |exact|); for argmax the number of wrong rows.</p>"
+        '<p class="note">Columns with ÷ are times over that of enclave: above 1 a system takes longer; ÷ plain is '
+        "enclave over plaintext. Rounds, bytes and errors are those of enclave. Errors are the largest difference from "
+        "float64, relative to max(1, |exact|); for argmax the number of wrong rows.</p>"
         f'<div class="scroll"><table><tr>{head}</tr>{"".join(body)}</table></div>'
     )
 

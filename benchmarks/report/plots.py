@@ -119,21 +119,11 @@ def curves(
         xs, ys = zip(*sorted(points), strict=True)
         style = "--" if "online" in system else "-"
         axes.plot(xs, ys, style, color=colour, marker=shape, markersize=6, linewidth=1.6)
-        axes.annotate(
-            f" {system}",
-            (xs[-1], ys[-1]),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=_INK,
-            fontsize=9,
-        )
     axes.set_xlabel(label, color=_MUTED)
     axes.tick_params(axis="y", colors=_MUTED, labelsize=9)
     _axis(axes, axes.xaxis, lambda value: f"{value:,.0f}")
     _axis(axes, axes.yaxis, form)
     axes.grid(color=_LINE, linewidth=0.6)
-    axes.margins(x=0.16)
     return _svg(figure, name, description)
 
 
