@@ -73,18 +73,25 @@ def _descend(spec: JobSpec, features: list[Any], targets: list[Any]) -> Model:
     ]
     optimiser = torch.optim.SGD(groups, lr=training.learning_rate, momentum=training.momentum)
     segments = batches([len(x) for x in features], training.batch_rows)
-    for _ in range(training.epochs):
+    means, count = {name: torch.zeros_like(value) for name, value in parameters.items()}, 0
+    for epoch in range(training.epochs):
         for segment in segments:
             for index in range(segment.count):
                 at = [start + index * size for start, size in zip(segment.starts, segment.sizes, strict=True)]
                 parts = [slice(start, start + size) for start, size in zip(at, segment.sizes, strict=True)]
                 x = torch.cat([rows[part] for rows, part in zip(features, parts, strict=True)])
+                x = x.reshape(len(x), *spec.architecture.input_shape)
                 y = torch.cat([rows[part] for rows, part in zip(targets, parts, strict=True)])
+                if epoch >= training.epochs - training.average_epochs:
+                    count += 1
+                    for name, value in parameters.items():
+                        means[name] += value.detach()
                 optimiser.zero_grad()
                 loss: Any = _loss(training.loss, _forward(network, parameters, x), y)
                 loss.backward()
                 optimiser.step()
-    return Model(spec.architecture, {name: value.detach().numpy() for name, value in parameters.items()})
+    found = {name: means[name] / count if count else value.detach() for name, value in parameters.items()}
+    return Model(spec.architecture, {name: value.numpy() for name, value in found.items()})
 
 
 def _parameters(network: Any, seed: int) -> dict[str, Any]:
