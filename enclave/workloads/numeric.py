@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -91,8 +91,7 @@ class NumericStep:
 
     def to_json(self) -> dict[str, Any]:
         """JSON types."""
-        names = ("name", "op", "bound", "limit", "digits", "error", "failure", "on_failure")
-        return {**{name: getattr(self, name) for name in names}, "room_bits": self.room_bits}
+        return {**asdict(self), "room_bits": self.room_bits}
 
 
 @dataclass(frozen=True, slots=True)

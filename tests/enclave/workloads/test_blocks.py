@@ -55,7 +55,17 @@ class Tracer(InsecurePlainEngine):
         self.notes: list[Any] = []
         self.used: dict[int, Any] = {}
         self.repeated = 0
-        for name in ("mul", "matmul", "scale", "ge_zero", "relu_with_gate", "gated", "sigmoid", "softmax", "argmax_onehot"):
+        for name in (
+            "mul",
+            "matmul",
+            "scale",
+            "ge_zero",
+            "relu_with_gate",
+            "gated",
+            "sigmoid",
+            "softmax",
+            "argmax_onehot",
+        ):
             setattr(self, name, self.noted(name, getattr(self, name)))
 
     def noted(self, name: str, method: Callable[..., Any]) -> Callable[..., Any]:
