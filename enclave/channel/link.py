@@ -277,7 +277,8 @@ class Link:
             head = frames.parse(message)
             if head.kind == frames.BATCH:
                 for part in frames.unbatch(message):
-                    self.deliver(part)
+                    # Safety: a copy, because a view would keep the whole batch, of which the window counts this part.
+                    self.deliver(bytes(part))
                 return
         except ValueError as error:
             return self._garbage("a message of this protocol", str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from queue import Empty
 
 import numpy as np
@@ -75,6 +76,21 @@ def test_a_flood_of_empty_frames_is_bounded() -> None:
             link.take(0)
             taken += 1
     assert 200 < taken < 100_000 // 256 + 2
+
+
+def test_a_frame_in_a_large_batch_keeps_no_more_than_itself() -> None:
+    link = Link(1, "bob")
+    found = failures(link)
+    filler = [frames.control(frames.CREDIT)] * 10_000
+    tracemalloc.start()
+    try:
+        for step in range(20):
+            link.deliver(frames.batch([frames.frame_head(step, "x", 0), *filler]))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert not found
+    assert kept < 20 * 2 * 256 + 20_000
 
 
 def test_answers_to_repeated_ends_and_aborts_are_bounded() -> None:
