@@ -114,7 +114,11 @@ def evaluate(function: Series, c: Array, dealt: Array, ramp: Array | None, frac_
     """
     # Harmonic by harmonic, not in blocks: one table of 256 KB stays in cache, all of them would not.
     angle = c * U(function.factor)
-    angle >>= U(function.period_bits(frac_bits) - _INDEX_BITS)
+    shift = function.period_bits(frac_bits) - _INDEX_BITS  # below 0 where fewer than 2^16 units make a period
+    if shift >= 0:
+        angle >>= U(shift)
+    else:
+        angle <<= U(-shift)
     angle &= U((1 << _INDEX_BITS) - 1)
     index = angle.view(np.int64)
     total, term = np.zeros(len(c), U4), np.empty(len(c), U4)

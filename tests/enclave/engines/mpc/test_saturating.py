@@ -67,6 +67,15 @@ def test_untruncated_products_are_read_as_they_are(run, name, bits, frac_bits):
     _check(run, 2, name, _inputs(bits), bits, frac_bits)
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("bits", [6, 8, 9])
+def test_a_period_of_few_units(run, name, bits):
+    words = np.arange(-10 << bits, 10 << bits, dtype=np.int64)
+    got = _evaluate(run, 2, name, words, bits, bits)
+    expected = FUNCTIONS[name][1](words / 2.0**bits)
+    assert np.abs(got - expected).max() < FUNCTIONS[name][2] + 2.0**-bits
+
+
 def test_beyond_the_ends_values_are_exact(run):
     words = np.array([8, -8, 1000, -1000, 2**41, -(2**41)], np.int64) << 20
     assert _evaluate(run, 2, "sigmoid", words, 20, 20).tolist() == [1.0, 0.0] * 3
