@@ -255,7 +255,7 @@ def test_units() -> None:
 
 def test_every_command_has_help_home_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     leaves = _leaves([])
-    assert len(leaves) == 23
+    assert len(leaves) == 24
     for words in leaves:
         with pytest.raises(SystemExit) as stop:
             build_parser().parse_args([*words, "--help"])

@@ -40,7 +40,7 @@ Shape = tuple[int, ...]
 class Network:
     """What a round and a dealt byte cost, as far as protocols are chosen by it. Public, and equal at all parties."""
 
-    round_s: float = 4e-4
+    round_s: float = 5.5e-4
     byte_s: float = 2.5e-9
 
     @classmethod

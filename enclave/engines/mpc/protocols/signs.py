@@ -15,7 +15,7 @@ from enclave.engines.mpc.tape import Array
 
 __all__ = ["bits", "is_positive", "keys_pay", "relu"]
 
-_KEY_S = 3e-6  # what the dealer and a party compute for a key and a point
+_KEY_S = 1e-6  # what the dealer and a party compute for a key and a point
 
 
 def keys_pay(session: Session, n: int, thresholds: int = 1, *, product: bool = False, shift: int = 0) -> bool:
@@ -29,8 +29,8 @@ def keys_pay(session: Session, n: int, thresholds: int = 1, *, product: bool = F
         tree.rounds * network.round_s + n * (tree.dealt_bits(thresholds) / 8 + dealt * thresholds) * network.byte_s
     )
     key = (comparison.SIGN - shift) * (16 + 8 * fss.payload_words(product, shift))
-    # The key travels from the dealer to the leader, and on to the other party.
-    by_key = network.round_s + n * (2 * key * network.byte_s + thresholds * _KEY_S)
+    # The key travels from the dealer to the leader, and on to the other party while the dealer goes ahead.
+    by_key = network.round_s + n * (1.5 * key * network.byte_s + thresholds * _KEY_S)
     return by_key < by_tree
 
 
