@@ -140,7 +140,7 @@ def test_a_buyer_asks_for_a_price(enclave: Shell, fleet: Fleet, at: Callable[...
     train = ["buyer", "quote", "train", *_job(fleet), "--rows", "1000"]
     assert at("buyer", *train, "--kind", "mlp", "--hidden", "8,4", "--buyer-rows", "100") == 0
     assert enclave.out.startswith("train over 1,100 rows\n")
-    assert re.search(r"^weights +any step +watched +4096 +50 +[\d.e-]+ +0\.\d+$", enclave.out, re.MULTILINE)
+    assert re.search(r"^weights +any step +watched +4096 +50 +[\d.e-]+ +1$", enclave.out, re.MULTILINE)
     assert "watched: a number beyond its limit is noticed at the end; all outputs of the job become" in enclave.out
     assert at("buyer", *train, "--kind", "mlp") == 1
     assert "an mlp needs them" in enclave.err
