@@ -80,7 +80,11 @@ class SocketListener:
             if not self._greeters.acquire(blocking=False):
                 connection.close()
                 continue
-            threading.Thread(target=self._greet, args=(connection,), name="greet", daemon=True).start()
+            try:
+                threading.Thread(target=self._greet, args=(connection,), name="greet", daemon=True).start()
+            except RuntimeError:  # the system gives no more threads: a crowd must not end the listening
+                connection.close()
+                self._greeters.release()
 
     def _greet(self, raw: socket.socket) -> None:
         connection: socket.socket | ssl.SSLSocket = raw

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -205,6 +206,20 @@ class TestAdmission:
         assert {c.refusal() for c in crowd} == {"eve is not a party of this session"}
         for raw in held:
             raw.close()
+
+    def test_a_caller_without_a_thread_does_not_end_the_listening(
+        self, parties: Parties, listener: Listener, call: Call, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(**_: object) -> threading.Thread:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(socket_link, "threading", SimpleNamespace(Thread=refuse))
+            port = Offer.parse(listener.address, "ada").socket_port or 0
+            for _ in range(socket_link._GREETERS + 1):
+                with socket.create_connection(("127.0.0.1", port), 5) as raw:
+                    assert raw.recv(1) == b""
+        assert call(parties.identities[2]).say(hello()).answer().kind == frames.WELCOME
 
     def test_no_certificate_no_trust_no_old_tls(self, parties: Parties, listener: Listener, tmp_path: Path) -> None:
         server = parties.identities[0].card
