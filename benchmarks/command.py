@@ -36,13 +36,16 @@ class _Settings:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 1 a case failed, 2 wrong usage."""
+    """Runs one command and returns its exit code: 0 done, 1 a case failed, 2 wrong usage, 130 interrupted."""
     args = _parser().parse_args(arguments)
     try:
         return int(args.command(args))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,6 +106,8 @@ def _run(args: argparse.Namespace) -> int:
     unknown = sorted(set(wanted) - set(suite.systems))
     if unknown:
         raise ValueError(f"suite {suite.name} has no system {unknown[0]!r}: expected {', '.join(suite.systems)}")
+    if suite.name != "mpc" and (args.profile != "loopback" or args.profile_cpu is not None):
+        raise ValueError(f"suite {suite.name} takes no --profile and no --profile-cpu: only mpc does")
     if not args.out.parent.is_dir():
         raise ValueError(f"the directory {args.out.parent} does not exist")
     if args.profile_cpu is not None:
@@ -142,6 +147,8 @@ def _say(text: str) -> None:
 
 def _compare(args: argparse.Namespace) -> int:
     rows = compare(read(args.file))
+    if not rows:
+        raise ValueError(f"{args.file} holds no measurement")
     print(json.dumps(rows, indent=2) if args.json else table(rows))
     return 0
 

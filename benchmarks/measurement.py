@@ -114,7 +114,11 @@ def read(path: Path) -> Iterator[Measurement]:
 
 
 def _lines(path: Path) -> Iterable[str]:
-    return (line for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected lines of JSON, found bytes that are not UTF-8") from error
+    return (line for line in text.splitlines() if line.strip())
 
 
 @cache

@@ -204,7 +204,7 @@ def test_one_failing_system_does_not_stop_the_others(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--cases", "nothing/*"], ["--systems", "abacus"], ["--out", "/nonexistent/out.jsonl"]],
+    [["--cases", "nothing/*"], ["--systems", "abacus"], ["--out", "/nonexistent/out.jsonl"], ["--profile", "wan"]],
 )
 def test_wrong_usage_ends_with_2(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     defaults = ["run", "--suite", "jobs", "--cases", "evaluate/rows=30", "--out", str(tmp_path / "out.jsonl")]
@@ -217,6 +217,25 @@ def test_a_damaged_results_file_is_refused(tmp_path: Path) -> None:
     path.write_text(Measurement("jobs", "a", "plain").to_json() + '\n{"case": "a"}\n')
     with pytest.raises(ValueError, match="line 2"):
         list(read(path))
+    path.write_bytes(b"\xb8")
+    with pytest.raises(ValueError, match="not UTF-8"):
+        list(read(path))
+
+
+def test_an_interrupted_run_ends_with_130(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.command.append", interrupt)
+    arguments = ["run", "--suite", "jobs", "--cases", "evaluate/rows=30/cols=2", "--systems", "plain"]
+    assert main([*arguments, "--out", str(tmp_path / "out.jsonl")]) == 130
+
+
+def test_an_empty_results_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "out.jsonl"
+    path.write_text("\n")
+    assert main(["compare", str(path)]) == 2
+    assert "holds no measurement" in capsys.readouterr().err
 
 
 def test_a_later_line_replaces_an_earlier_one() -> None:
