@@ -170,7 +170,7 @@ def _image(given: tuple[int, ...], width: int) -> tuple[int, ...]:
         shown = "x".join(map(str, image))
         raise BadInput(
             f"the encoding yields {width} numbers a row, an image of {shown} has {math.prod(image)}",
-            hint="give the size as HEIGHTxWIDTH or CHANNELSxHEIGHTxWIDTH",
+            hint="--image gives the size, as HEIGHTxWIDTH or CHANNELSxHEIGHTxWIDTH",
         )
     return image
 

@@ -158,13 +158,17 @@ def _numbers_text(numbers: NumericPlan) -> str:
     ]
     stated = "depends on the data" if numbers.output_error is None else f"at most {numbers.output_error:.2g}"
     lines = [
-        table(("number", "", "at most", "limit", "bits", "error", "failure"), rows, right=(2, 3, 4, 5, 6)),
+        table(("number", "", "at most", "limit", "bits", "error", "missed"), rows, right=(2, 3, 4, 5, 6)),
         "",
         f"fixed point with {numbers.frac_bits} fractional bits; error of an output: {stated}",
     ]
     watched = dict.fromkeys(step.on_failure for step in numbers.steps if step.failure)
     return "\n".join(
-        [*lines, *(f"watched: a number beyond its limit is noticed at the end; {text}" for text in watched)]
+        [
+            *lines,
+            *(f"watched: a number beyond its limit is noticed at the end; {text}" for text in watched),
+            *(["missed: the probability that one number beyond its limit is not noticed"] if watched else []),
+        ]
     )
 
 

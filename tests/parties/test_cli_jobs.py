@@ -126,7 +126,7 @@ def test_a_buyer_asks_for_a_price(enclave: Shell, fleet: Fleet, at: Callable[...
         r"party +sends +receives\n"
         r"owner0 .*\nbuyer .*\ndealer .* 0 B\n"
         r"\n"
-        r"number +at most +limit +bits +error +failure\n"
+        r"number +at most +limit +bits +error +missed\n"
         r"input +encoding +[\d.]+ +2\.199e\+12 +20 +4\.8e-07 +none\n"
         r"(.+ none\n)+"
         r"\n"
@@ -140,8 +140,9 @@ def test_a_buyer_asks_for_a_price(enclave: Shell, fleet: Fleet, at: Callable[...
     train = ["buyer", "quote", "train", *_job(fleet), "--rows", "1000"]
     assert at("buyer", *train, "--kind", "mlp", "--hidden", "8,4", "--buyer-rows", "100") == 0
     assert enclave.out.startswith("train over 1,100 rows\n")
-    assert re.search(r"^weights +any step +watched +4096 +50 +[\d.e-]+ +1$", enclave.out, re.MULTILINE)
+    assert re.search(r"^weights +any step +watched +4096 +50 +[\d.e-]+ +0\.\d+$", enclave.out, re.MULTILINE)
     assert "watched: a number beyond its limit is noticed at the end; all outputs of the job become" in enclave.out
+    assert "missed: the probability that one number" in enclave.out
     assert at("buyer", *train, "--kind", "mlp") == 1
     assert "an mlp needs them" in enclave.err
     assert at("buyer", *train, "--kind", "linear") == 1
@@ -230,7 +231,7 @@ def test_training_and_predicting_write_files(
     with Buyer(fleet.root / "buyer") as buyer:
         assert np.array_equal(buyer.result(job).predictions_, predictions)
     expected = forward_float(read_model(onnx), table(60, seed=1)[0])[:, 0]
-    assert np.allclose(predictions, expected, atol=2e-4)
+    assert np.allclose(predictions, expected, atol=7e-4)  # a sigmoid is stated to 6e-4
     assert at("buyer", "buyer", "predict", "--model", onnx, *_job(fleet, "points"), "--json") == 1
     error = enclave.json()["error"]
     assert isinstance(error, dict) and (error["code"], error["rules"]) == (
