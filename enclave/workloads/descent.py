@@ -83,6 +83,9 @@ class Descent:
         self._engine, self._network, self._training, self.watch = engine, network, training, watch
         layout = Layout.of(training, engine.frac_bits, largest)
         self._wide, self._shift, self._alpha = layout.wide, layout.shift, layout.alpha
+        self._half_room = 2.0 ** (61 - layout.weight_bits)
+        self._inside: Secret | None = None
+        self._inspections = 0
         self._decay = network.decayed()
         self._velocity: Secret | None = None
         self._sum: Secret | None = None
@@ -91,6 +94,28 @@ class Descent:
         if start is None and engine.rank is None:
             start = engine.zeros((network.size,))
         self._weights = engine.public(network.initial(training.init_seed)) if start is None else start
+
+    def inspect(self) -> None:
+        """Counts the weights within half of their room, where it is small: two comparisons a weight.
+
+        Safety: a weight that leaves its room would be misread. Steps are far shorter than half a room, so it is found
+        outside of that half first, unless it goes out and comes back between two inspections.
+        """
+        if not self._wide:
+            return
+        engine = self._engine
+        both = engine.concat([self._weights, engine.neg(self._weights)], axis=0)
+        inside = engine.sum(engine.ge_zero(engine.add(both, self._half_room)), 0, keepdims=True)
+        self._inside = inside if self._inside is None else engine.add(self._inside, inside)
+        self._inspections += 1
+
+    def steady(self, calm: Secret) -> Secret:
+        """The bit `calm` (1,), or 0 where an inspection found a weight outside."""
+        if self._inside is None:
+            return calm
+        engine = self._engine
+        found = engine.add(self._inside, -2 * self._network.size * self._inspections)
+        return engine.mul(calm, engine.ge_zero(found))
 
     def step(self, x: Secret, y: Secret) -> None:
         """One batch: forward, backward, update. x (rows, *input shape), y (rows, outputs); classes are integers."""

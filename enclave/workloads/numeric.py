@@ -360,9 +360,6 @@ def training_numbers(spec: JobSpec) -> NumericPlan:
     missed = limit / 2.0 ** (63 - digits)  # of one number that wraps alone; see `watch`
     room = 2.0 ** (62 - layout.weight_bits)
     weights = min(weight_limit(bits), room)
-    # Safety: beyond its room a weight is misread by 4 rooms. The watch sees outputs and gradients alone: where those
-    # move by less than its limit, such a weight is used, and released, as if nothing had been.
-    unseen = missed if 4 * room > limit else 1.0
     step = training.learning_rate / min(training.batch_rows, spec.rows) * largest
     steps = (
         NumericStep(
@@ -371,7 +368,7 @@ def training_numbers(spec: JobSpec) -> NumericPlan:
         NumericStep("target", "encoding", target_bound(spec), value_limit, bits, unit / 2, 0.0, _REFUSED),
         NumericStep("first gradient", "sum over a batch", largest, 2.0 ** (62 - digits), digits, None, 0.0, _REFUSED),
         NumericStep("first step", "learning rate x gradient", step, weights, layout.weight_bits, unit, 0.0, _REFUSED),
-        NumericStep("weights", "any step", None, weights, layout.weight_bits, unit, unseen, _WATCHED),
+        NumericStep("weights", "any step", None, weights, layout.weight_bits, unit, missed, _WATCHED),
         NumericStep("outputs, gradients", "any step", None, limit, digits, None, missed, _WATCHED),
     )
     return NumericPlan(bits, steps, None)

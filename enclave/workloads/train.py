@@ -50,7 +50,7 @@ def train(engine: Engine, spec: JobSpec, inputs: Inputs) -> dict[str, Secret]:
     _run_schedule(engine, spec.training, data, descent)
     with engine.stage("range"):
         result = descent.result()
-        calm = watch.calm()
+        calm = descent.steady(watch.calm())
     weights = network.unflatten(engine, result)
     found: dict[str, Secret] = {}
     if set(spec.outputs) - {"model"}:
@@ -82,6 +82,7 @@ def _run_schedule(engine: Engine, training: Training, data: _Batches, descent: D
             started = True
             for i in engine.repeat(segment.count - done):
                 descent.step(*data.get(k, done + i))
+        descent.inspect()
     _run_epochs(engine, range(2, training.epochs - last + 1), data, descent)
     if last:
         descent.average(averaged)
@@ -95,6 +96,7 @@ def _run_epochs(engine: Engine, numbers: range, data: _Batches, descent: Descent
             for k, segment in enumerate(data.segments):
                 for index in engine.repeat(segment.count):
                     descent.step(*data.get(k, index))
+            descent.inspect()
 
 
 class _Batches:

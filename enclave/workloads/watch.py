@@ -10,9 +10,8 @@ What it is not: a proof. A number of d fractional bits that wrapped is uniform o
 L with probability p = L / 2^(63 - d). One that wraps alone, with nothing after it going wrong, has the same magnitude
 in every combination: it is missed with probability p. A training that diverges wraps all over, in all steps that
 follow; the combinations are then independent, and all of them stay small with probability p^COUNT or less. A final
-sigmoid that wrapped shows in the outputs alone. Weights are not looked at: one that is kept with d fractional bits and
-passes 2^(62 - d) may be misread by 2^(64 - d), which outputs show only where that is beyond L. `check_spec` bounds
-beforehand what can be bounded.
+sigmoid that wrapped shows in the outputs alone. Weights are looked at once an epoch (`Descent.inspect`). `check_spec`
+bounds beforehand what can be bounded.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ def test_a_training_says_what_is_bounded_and_what_is_watched() -> None:
     assert steps["target"].bound == 1.0
     # Gradients that are not truncated have their own digits: 20, and 21 of the loss's derivative.
     assert steps["outputs, gradients"].digits == 41 and steps["weights"].limit == 2.0 ** (62 - 41 - 4)
-    assert steps["weights"].failure == 1.0 > steps["outputs, gradients"].failure
+    assert steps["weights"].failure == steps["outputs, gradients"].failure < 1.0
 
 
 def test_fitting_walks_down_the_ladder_once() -> None:

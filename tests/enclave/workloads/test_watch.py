@@ -8,8 +8,13 @@ from numpy.typing import NDArray
 
 from enclave.engines.interface import Permit
 from enclave.engines.plain import InsecurePlainEngine
+from enclave.messages import Training
+from enclave.models import dense_architecture
+from enclave.workloads.descent import Descent, Layout
+from enclave.workloads.trainable import TrainableNetwork
 from enclave.workloads.watch import Watch, watch_limit
 
+PERMIT = Permit("job", ["steady"])
 EDGE = 2.0 ** (63 - 41)  # of a gradient with 41 fractional bits
 
 
@@ -48,3 +53,17 @@ def test_numbers_that_wrap_all_over_are_noticed() -> None:
 @pytest.mark.parametrize(("largest", "bits"), [(0.5, 19), (2.0**15, 19), (2.0**16, 20), (2.0**17, 21), (2.0**21, 21)])
 def test_large_numbers_that_were_declared_have_a_larger_limit(largest: float, bits: int) -> None:
     assert watch_limit(20, largest) == 2.0**bits
+
+
+@pytest.mark.parametrize(("value", "found"), [(0.0, 1), (2000.0, 1), (-2000.0, 1), (2049.0, 0), (-3000.0, 0), (5e5, 0)])
+def test_a_weight_beyond_half_of_its_room_is_found(value: float, found: int) -> None:
+    engine = InsecurePlainEngine()
+    training = Training("logistic", 1, 128, 0.125)
+    assert Layout.of(training, 20).weight_bits == 50  # hence a room of 4096
+    network = TrainableNetwork(dense_architecture(3, [], 1))
+    weights = np.array([0.5, value, -0.25, 0.0])
+    descent = Descent(engine, network, training, start=engine.private(weights, weights.shape, 0))
+    for _ in range(3):
+        descent.inspect()
+    steady = engine.open("steady", descent.steady(engine.public(np.ones(1, np.int64), integer=True)), 0, PERMIT)
+    assert steady is not None and int(steady[0]) == found
