@@ -368,6 +368,7 @@ def training_numbers(spec: JobSpec) -> NumericPlan:
         NumericStep("target", "encoding", target_bound(spec), value_limit, bits, unit / 2, 0.0, _REFUSED),
         NumericStep("first gradient", "sum over a batch", largest, 2.0 ** (62 - digits), digits, None, 0.0, _REFUSED),
         NumericStep("first step", "learning rate x gradient", step, weights, layout.weight_bits, unit, 0.0, _REFUSED),
+        # Beyond its room a weight is misread: found at the end of an epoch, unless it was out and back within it.
         NumericStep("weights", "any step", None, weights, layout.weight_bits, unit, missed, _WATCHED),
         NumericStep("outputs, gradients", "any step", None, limit, digits, None, missed, _WATCHED),
     )

@@ -8,6 +8,7 @@
 #define CACHE_BYTES (192 * 1024)
 #define LONGEST 16 /* lines of a strip */
 #define CONSTANTS 3
+#define MOST_REGISTERS (1 << 24) /* far beyond any program; sizes in bytes cannot overflow */
 
 typedef uint64_t line __attribute__((vector_size(64), may_alias)); /* 8 words: one cache line */
 
@@ -113,7 +114,7 @@ static int check(const struct program *p) {
         good &= p->lists[i].shape[0] == p->out[i].shape[0];
         good &= in_range(p->lists[i].buf, p->lists[i].shape[0], p->registers);
     }
-    return good && filled <= p->registers;
+    return good && filled <= p->registers && p->registers <= MOST_REGISTERS;
 }
 
 static int take_all(PyObject *tuple, Py_buffer *buffers, Py_ssize_t *taken, const char *name, int ndim, int size,
