@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from enclave.channel.buffers import keep_freed_memory
+from enclave.channel.buffers import hand_over_quickly, keep_freed_memory
 from enclave.channel.tls import require_tls13
 
 require_tls13()
@@ -123,6 +123,7 @@ def _figure(transport: str, case: Case, first: Sequence[float], second: Sequence
 
 def _rank(rank: int, home: Path, transport: str, repeats: int, cases: Sequence[Case]) -> None:
     keep_freed_memory()  # as a worker does
+    hand_over_quickly()
     identity, trust = Identity.load(home / _NAMES[rank]), TrustStore(home / _NAMES[rank])
     cards = {1 - rank: trust.by_name(_NAMES[1 - rank])}
     listener, address = None, ""

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from enclave.channel.buffers import keep_freed_memory
+from enclave.channel.buffers import hand_over_quickly, keep_freed_memory
 from enclave.channel.tls import require_tls13
 
 require_tls13()
 keep_freed_memory()
+hand_over_quickly()
 
 import numpy as np  # noqa: E402
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["hand_over_quickly", "keep_freed_memory"]
 
 # From glibc's malloc.h. The largest threshold that it takes is 32 MiB: longer blocks stay a matter of the system.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -30,3 +30,12 @@ def keep_freed_memory() -> bool:
     # Setting one of them also stops glibc from adjusting the other on its own.
     taken = mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES) and mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
     return bool(taken)
+
+
+def hand_over_quickly() -> None:
+    """Lets a thread that has a message to send or to take wait less for one that computes.
+
+    By default Python's interpreter changes threads every 5 ms, unless one of them waits: a party that computes for
+    longer than a round trip would keep its own messages back.
+    """
+    sys.setswitchinterval(2e-4)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from enclave.channel.buffers import keep_freed_memory
+from enclave.channel.buffers import hand_over_quickly, keep_freed_memory
 from enclave.errors import BadData, EnclaveError, Refused
 from enclave.executor.orders import (
     Endpoint,
@@ -158,6 +158,7 @@ def main() -> int:
     """Runs one session; returns the exit status: 0 when an outcome was told, 3 when the node is gone."""
     no_core_dumps()
     keep_freed_memory()
+    hand_over_quickly()
     orders, events = _claim_pipes()
     _import_engine()
     node = _Node(orders, events)

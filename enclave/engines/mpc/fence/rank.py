@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from enclave.channel.buffers import keep_freed_memory
+from enclave.channel.buffers import hand_over_quickly, keep_freed_memory
 from enclave.channel.tls import require_tls13
 from enclave.errors import EnclaveError, Unsupported
 
@@ -60,6 +60,7 @@ def main(arguments: list[str]) -> int:
     """Runs the rank and returns the process's exit code."""
     require_tls13()  # before anything imports grpc
     keep_freed_memory()
+    hand_over_quickly()
     from enclave.engines.mpc.fence.install import install
     from enclave.engines.mpc.fence.launch import Usage, run_program, script_source, serve_program
     from enclave.engines.mpc.fence.loopback import join
