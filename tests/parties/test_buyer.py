@@ -206,7 +206,7 @@ def test_mistakes_are_found_before_anybody_hears_of_the_job(fleet: Fleet, buyer:
         buyer.evaluate(model, data=BOTH, encoding=written(ENCODING.replace('"c"', '"zz"')))
     with pytest.raises(BadModel, match="the encoding yields 2 numbers a row, the model takes"):
         buyer.evaluate(model, data=BOTH, encoding=written(ENCODING.replace(', "c"', "")))
-    with pytest.raises(RangeExceeded, match="values at dense0 can reach"):
+    with pytest.raises(RangeExceeded, match=r"values at \w+ can reach"):
         buyer.evaluate(model, data=BOTH, encoding=written(ENCODING.replace("high = 2", "high = 1e14")))
     with pytest.raises(BadInput, match="rmse needs a numeric target"):
         buyer.evaluate(model, data=BOTH, encoding=encoding, metrics=["rmse"])
