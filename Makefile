@@ -6,7 +6,7 @@
 # make bench         protocols and small models, ours and plaintext, into out/bench.jsonl and out/bench.html; minutes
 # make bench-peers   the same beside CrypTen and SPU, installed apart into .venv-peers
 #
-# Each target makes .venv when it is missing and brings it up to date when pyproject.toml or constraints.txt changed.
+# Each target makes .venv when it is missing and brings it up to date when pyproject.toml, constraints.txt or the C sources changed.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c

@@ -90,8 +90,8 @@ class Program:
         self._body = _body(case)
 
     def run(self, engine: MpcEngine, inputs: Tensors) -> dict[str, RingTensor]:
-        """One repetition; outputs by name. A truncation that is still to come is part of the result, unless the result
-        may be released, or used, without it."""
+        """One repetition; outputs by name. A truncation that is still to come is part of the result, but for a softmax:
+        it ends in no product of shares, and what follows (a difference, a comparison) needs none."""
         found = self._body(engine, inputs)
         return found if self._case.kind == "softmax" else {n: engine.settled(v)[0] for n, v in found.items()}
 

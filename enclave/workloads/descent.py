@@ -98,8 +98,8 @@ class Descent:
     def inspect(self) -> None:
         """Counts the weights within half of their room, where it is small: two comparisons a weight.
 
-        Safety: a weight that leaves its room would be misread. Steps are far shorter than half a room, so it is found
-        outside of that half first, unless it goes out and comes back between two inspections.
+        Safety: a weight that leaves its room would be misread. It is found outside of half of it here, unless it went
+        out and came back between two inspections; of the first step alone it is known that it is shorter than that.
         """
         if not self._wide:
             return

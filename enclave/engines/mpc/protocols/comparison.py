@@ -13,8 +13,8 @@ Bits are packed: word w of a plane holds elements 64 w .. 64 w + 63. Exact for e
 [-2^63, 2^63), when all bits are compared. A window [low, high) serves numbers that are known to be below 2^high in
 magnitude, and may be wrong where |x - t| < 2^low.
 
-Cost: 4 rounds, 8 B + 35 bits an element from every party for one threshold; 51 B (bit) or 59 B (ReLU) dealt; fewer
-rounds for few elements, fewer bytes in a window: see `trees.Tree`.
+Cost, for many elements: 4 rounds, 8 B + 43 bits an element from every party for one threshold; 46 B (bit) or 54 B
+(ReLU) dealt; fewer rounds for few elements, fewer bytes in a window: see `trees.Tree`.
 Reveals: nothing: every opened word is masked by uniform randomness used once.
 Reference: composition of masked opening (Catrina, de Hoogh 2010) with dealt bit products and multi-fan-in gates
 (Ohata, Nuida 2019; Patra et al., ABY2.0, 2021).

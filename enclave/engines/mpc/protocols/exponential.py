@@ -6,8 +6,8 @@
 3. The comparisons' bits are opened under flips, by which the value is gated (see `saturating`).
 
 Reveals: nothing: every opened word is masked by uniform randomness used once.
-Reference: e^(c - r) from dealt powers as in Catrina, de Hoogh 2010, and Kelkar et al., PoPETs 2022; tables by digit as
-in Ishai et al., TCC 2013.
+Reference: masked opening as in Catrina, de Hoogh 2010; e^c e^-r is a law of powers, as Kelkar et al. use it in "Secure
+Poisson regression" (USENIX Security 2022); tables by digit as in Ishai et al., TCC 2013.
 """
 
 from __future__ import annotations

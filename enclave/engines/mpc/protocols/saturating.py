@@ -12,8 +12,8 @@ x may have any number of fractional bits up to 44: nothing is truncated first. C
 
 Rounds: those of the comparison, 4 for many elements.
 Reveals: nothing: every opened word is masked by uniform randomness used once.
-Reference: masked opening as in Catrina, de Hoogh 2010; trigonometric sums of a mask as in Damgard et al., TFHE-style
-"Fourier" evaluation, prototyped in this project; the lift is that of Dalskov, Escudero, Keller (2020), section 5.
+Reference: masked opening as in Catrina, de Hoogh 2010; the lift is that of Dalskov, Escudero, Keller (2020), section 5.
+A sine of a masked sum is linear in sines and cosines of the mask by the addition theorem; the layout is this project's.
 """
 
 from __future__ import annotations
