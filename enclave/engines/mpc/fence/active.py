@@ -85,6 +85,26 @@ class Fence:
             raise BadArgument(f"{what} must be a rank in 0..{self.parties - 1}, found {rank!r}")
         return rank
 
+    def is_source(self, src: int, plaintext: Any, device: object, *, sized: bool) -> bool:
+        """Whether this rank brings the plaintext of a new encrypted tensor.
+
+        Args:
+            sized: whether ranks without the plaintext know its size.
+
+        Raises: BadArgument, Unsupported: nobody could bring it, or not from there.
+        """
+        self.check_rank(src, "src")
+        if str(device or "cpu") != "cpu":
+            raise Unsupported(f"device {device}", "shares live on the CPU")
+        if self.rank == src and plaintext is None:
+            raise BadArgument("the source of an encrypted tensor must bring its plaintext")
+        if plaintext is None and not sized:
+            raise BadArgument("an encrypted tensor needs a plaintext or a size at every rank")
+        owner = getattr(plaintext, "src", src)
+        if owner != src:
+            raise BadArgument(f"the plaintext belongs to rank {owner}, found src={src}")
+        return self.rank == src
+
     # ---- what leaves
     def reveal(self, values: Sequence[RingTensor], to: int | None) -> list[Array | None]:
         """Ring words at rank `to` (None: at all), None elsewhere. One round.

@@ -10,11 +10,10 @@ import torch
 
 from enclave.engines.mpc.fence.active import current
 from enclave.engines.mpc.fence.encoder import FixedPointEncoder, encode_array, plain_array
-from enclave.engines.mpc.fence.mistakes import BadArgument, NoTruthValue
+from enclave.engines.mpc.fence.mistakes import NoTruthValue
 from enclave.engines.mpc.protocols.arithmetic import truncate
 from enclave.engines.mpc.tape import Array
 from enclave.engines.mpc.tensor import Part, RingTensor
-from enclave.errors import Unsupported
 
 __all__ = ["SENTINEL", "Words", "ring_shape", "words_of"]
 
@@ -60,16 +59,7 @@ class Words:
         if src == SENTINEL:
             return
         fence = current()
-        fence.check_rank(src, "src")
-        if str(device or "cpu") != "cpu":
-            raise Unsupported(f"device {device}", "shares live on the CPU")
-        mine = fence.rank == src
-        if mine and tensor is None:
-            raise BadArgument("the source of an encrypted tensor must bring its plaintext")
-        if tensor is None and size is None and not broadcast_size:
-            raise BadArgument("an encrypted tensor needs a plaintext or a size at every rank")
-        if getattr(tensor, "src", src) != src:
-            raise BadArgument(f"the plaintext belongs to rank {tensor.src}, found src={src}")
+        mine = fence.is_source(src, tensor, device, sized=size is not None or broadcast_size)
         self._encoder = FixedPointEncoder(precision)
         bits = self._encoder._precision_bits
         plain: Array | None = None
