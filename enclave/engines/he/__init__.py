@@ -1,1 +1,1 @@
-"""Homomorphic encryption: the buyer holds the key, its encrypted model travels, and the owner computes on its own plaintext rows."""
+"""Homomorphic encryption: the buyer holds the key and sends its model encrypted; an owner computes on its own rows."""
