@@ -100,7 +100,7 @@ class Linked(Session):
 
 
 class PartySession(Linked):
-    """A rank that holds shares.
+    """A rank that holds shares. Rank `parties` of the channel is the dealer; a channel without it has none.
 
     Args:
         stock: what was dealt ahead for this session; it is used up once all peers have shown the same. None: the
@@ -124,12 +124,14 @@ class PartySession(Linked):
         if stock is not None:
             self.dealing = stock.id
         self._pairs = self.handshake(plan_digest, spec_digest)
-        if stock is None:
-            self._dealt = self._pairs.pop(parties)
-        else:
-            self._pairs.pop(parties, None)  # a witness
-            # Safety: the stock is destroyed on the disk here, before any message that depends on it.
-            self._dealt = stock.use()
+        dealer = self._pairs.pop(parties, None)  # a witness only, where a stock was dealt ahead
+        # Safety: the stock is destroyed on the disk here, before any message that depends on it.
+        dealt = dealer if stock is None else stock.use()
+        self.has_dealer = dealt is not None
+        if dealt is not None:
+            self._dealt = dealt
+        # Of what every party was told, and none alone chose: a hash of the plan and of the specification.
+        self.public_stream = KeyStream(derive_key(bytes(KEY_BYTES), b"public" + plan_digest + spec_digest))
         self._peers = sorted(self._pairs)
         self.openings = 0
         self.opened_words = 0
@@ -196,14 +198,23 @@ class PartySession(Linked):
             return self._stock.take(size_bytes)
         return self.channel.receive(self.parties, stream, kind, size_bytes)
 
-    def zero_share(self, stream: int, shape: Shape) -> Tensor:
+    def zero_share(self, stream: int, shape: Shape, among: Sequence[int] | None = None) -> Tensor:
         """Pairwise key streams that cancel: the lower rank adds, the higher subtracts."""
         me, count = cast(int, self.rank), int(np.prod(shape, dtype=np.int64))
         total = np.zeros(count, np.uint64)
-        for peer in self._peers:
-            words = self._pairs[peer].words(stream, count)
+        for peer, key in self.pairs(among).items():
+            words = key.words(stream, count)
             total = total + words if me < peer else total - words
         return total.reshape(shape)
+
+    def pairs(self, among: Sequence[int] | None = None) -> dict[int, KeyStream]:
+        """The key streams in common with each other rank of `among`, which no third party knows; all: None.
+
+        Empty at a rank outside `among`. Safety: number what is drawn with `new_stream`, as for a zero sharing.
+        """
+        if among is not None and self.rank not in among:
+            return {}
+        return {peer: self._pairs[peer] for peer in self._peers if among is None or peer in among}
 
     def mask_share(self, ref: MaskRef) -> Tensor:
         """Expanded from the key in common with the dealer."""

@@ -23,8 +23,9 @@ class Recorder(Session):
     MAX_STEPS = 5_000_000
     MAX_TENSOR_BYTES = 1 << 31
 
-    def __init__(self, parties: int) -> None:
+    def __init__(self, parties: int, *, has_dealer: bool = True) -> None:
         super().__init__(parties, None)
+        self.has_dealer = has_dealer
         self.records: list[tuple[str, Record]] = []
         self.uses_torch = False
         self.largest_tensor_bytes = 0

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.mpc.tape import Array, Blank, Entry, MaskRef, Segment, Spec, layout
+from enclave.errors import BadSpec
 
 __all__ = ["Item", "Network", "Protocol", "Record", "Session", "Shape", "Tensor", "together"]
 
@@ -101,13 +102,18 @@ def together(*protocols: Protocol[Any]) -> Protocol[list[Any]]:
 
 
 class Session(ABC):
-    """What protocols see. `rank` is None where there is no share."""
+    """What protocols see. `rank` is None where there is no share.
+
+    A session without a dealer has the same openings and zero sharings; what asks for dealt randomness is refused
+    with BadSpec, in its plan already.
+    """
 
     def __init__(self, parties: int, rank: int | None) -> None:
         self.parties = parties
         self.rank = rank
         self.rounds = 0
         self.stage = ""
+        self.has_dealer = True
         self.network = Network()
         self.deals_keys = True  # of comparison functions: see `protocols.signs`
         self._streams = 1  # stream 0 is never used, so that a forgotten number shows
@@ -159,6 +165,7 @@ class Session(ABC):
     # ---- randomness
     def deal(self, entry: Entry) -> tuple[Tensor, ...]:
         """This rank's shares of the entry's free tensors, then of its dealt ones."""
+        self._check_dealer(entry.kind)
         stream = self._streams
         self._streams += 1
         self._note(("deal", entry.kind, sum(spec.nbytes for spec in layout(entry)[1])))
@@ -171,6 +178,7 @@ class Session(ABC):
 
     def new_mask(self, shape: Shape, holder: int | None) -> MaskRef:
         """A fresh uniform mask: known to `holder` alone, or shared by all."""
+        self._check_dealer("mask")
         stream = self._streams
         self._streams += 1
         self._note(("mask", shape, holder))
@@ -182,8 +190,19 @@ class Session(ABC):
         self._streams += 1
         return self._streams - 1
 
-    def zero_share(self, stream: int, shape: Shape) -> Tensor:
-        """This rank's share of zeros: uniform to any set of other parties that leaves two out."""
+    def _check_dealer(self, step: str) -> None:
+        if not self.has_dealer:
+            raise BadSpec(
+                f"this step needs a dealer: {step}, in a job without one",
+                hint="name a dealer, and use the engine hybrid or mpc",
+            )
+
+    def zero_share(self, stream: int, shape: Shape, among: Sequence[int] | None = None) -> Tensor:
+        """This rank's share of zeros: uniform to any set of other parties that leaves two out.
+
+        Args:
+            among: the ranks that have shares of it; the others have zeros. None: all.
+        """
         return Blank(shape)
 
     def mask_share(self, ref: MaskRef) -> Tensor:
