@@ -4,12 +4,12 @@
     buyers = ["acme"]              # names of trusted parties; "*" is any trusted buyer, never in production
     kinds = ["evaluate"]           # evaluate, train
     outputs = ["accuracy", "auc"]  # each output by name; there is no wildcard
-    engines = ["mpc"]
+    engines = ["mpc"]              # mpc, hybrid, he
     minimum_rows = 100             # of this owner's own rows in the job
     approval = "manual"            # or "automatic"
     # optional, and unbounded when absent:
     columns = ["age", "income"]    # what a job may use, target included
-    dealers = ["dealer"]           # names of trusted dealers
+    dealers = ["dealer"]           # names of trusted dealers; restricts the jobs that have one
     purposes = ["credit scoring"]  # the job's stated purpose must be one of them
     maximum_jobs_per_buyer = 20
     not_after = 2027-12-31         # the last day (UTC)
@@ -32,12 +32,11 @@ from datetime import UTC, date, datetime
 from typing import Any, Self
 
 from enclave.errors import BadInput
-from enclave.messages import OUTPUTS, JobSpec, Reason
+from enclave.messages import ENGINES, OUTPUTS, JobSpec, Reason
 
 __all__ = ["APPROVAL_RULE", "RULES", "Facts", "Policy", "awaits_approval"]
 
 KINDS = ("evaluate", "train")
-ENGINES = ("mpc",)
 APPROVALS = ("automatic", "manual")
 ANY_BUYER = "*"
 DEFAULT_MINIMUM_ROWS = 100
@@ -186,7 +185,7 @@ class Policy:
             if output not in self.outputs:
                 text = f"output {output} is not allowed; allowed: {_listed(self.outputs)}"
                 found.append(Reason("policy.output", text))
-        if self.dealers is not None and spec.dealer.name not in self.dealers:
+        if self.dealers is not None and spec.dealer is not None and spec.dealer.name not in self.dealers:
             text = f"dealer {spec.dealer.name} is not allowed; allowed: {_listed(self.dealers)}"
             found.append(Reason("policy.dealer", text))
         if self.purposes is not None and spec.purpose not in self.purposes:

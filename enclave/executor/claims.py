@@ -17,19 +17,35 @@ def job_claims(spec: JobSpec) -> tuple[str, ...]:
     """Lines "key=value" about the job that every party must state alike."""
     from enclave.engines.mpc.random import KEY_BYTES
 
-    dealer = spec.dealer
-    computes = dealer.key_id in {party.key_id for party in spec.compute_parties}
     return (
         f"engine={spec.engine}",
         f"frac_bits={spec.frac_bits}",
-        "protocol=additive sharing over Z_2^64, semi-honest, one dealer",
+        f"protocol={_protocol(spec)}",
         f"parties={len(spec.compute_parties)}",
+        *_dealer_claims(spec),
+        f"randomness=AES-{8 * KEY_BYTES}-CTR, keys from the operating system",
+        f"transport=mutual TLS {_tls_versions()}, every peer pinned to the certificates on its card",
+    )
+
+
+def _protocol(spec: JobSpec) -> str:
+    shares = "additive sharing over Z_2^64, semi-honest, one dealer"
+    if spec.engine == "mpc":
+        return shares
+    encryption = "RLWE encryption under a key of the buyer's made for this job, 128 bits, semi-honest"
+    return f"{encryption}; {shares}" if spec.has_dealer else f"{encryption}, no dealer"
+
+
+def _dealer_claims(spec: JobSpec) -> tuple[str, ...]:
+    dealer = spec.dealer
+    if dealer is None:
+        return ("dealer=no dealer",)
+    computes = dealer.key_id in {party.key_id for party in spec.compute_parties}
+    return (
         f"dealer={dealer.name} {dealer.key_id.hex()[:16]}",
         f"dealer_computes={'yes' if computes else 'no'}",
         f"dealer.independent={'no' if spec.dealer_kin else 'yes'}",
         f"dealing={'ahead, to disks of the parties, used once' if spec.deal_ahead else 'online'}",
-        f"randomness=AES-{8 * KEY_BYTES}-CTR, keys from the operating system",
-        f"transport=mutual TLS {_tls_versions()}, every peer pinned to the certificates on its card",
     )
 
 
@@ -62,10 +78,11 @@ def untrue(spec: JobSpec | None = None) -> tuple[str, ...]:
     debugging = sorted(name for name in _DEBUG_VARIABLES if os.environ.get(name))
     if debugging or sys.flags.dev_mode:
         found.append(f"a debug mode is switched on: {', '.join(debugging) or 'python -X dev'}")
-    if spec is not None and spec.dealer.key_id in {party.key_id for party in spec.compute_parties}:
+    dealer = spec.dealer if spec is not None else None
+    if spec is not None and dealer is not None and dealer.key_id in {party.key_id for party in spec.compute_parties}:
         found.append("the dealer also computes")
-    if spec is not None and spec.dealer_kin:
-        found.append(f"{spec.dealer.run_by} runs the dealer and {', '.join(p.name for p in spec.dealer_kin)}")
+    if spec is not None and dealer is not None and spec.dealer_kin:
+        found.append(f"{dealer.run_by} runs the dealer and {', '.join(p.name for p in spec.dealer_kin)}")
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from enclave.messages import JobSpec
+from enclave.messages import JobSpec, PartyRef
 from enclave.models.graph import output_shape
 
 __all__ = ["Output", "PartyView", "declared_outputs", "party_views", "public_facts", "view_of"]
@@ -73,6 +73,10 @@ def _output(name: str, spec: JobSpec) -> Output:
     if name == "r2":
         bits = float(spec.frac_bits + 1)
         return Output(name, f"a ratio of {spec.frac_bits} fractional bits, and its side", f"2^{bits:.0f}", bits, to)
+    if name == "brier":
+        return Output(name, f"a sum of {rows} squares of at most 1", "2^63 fixed-point numbers", 63.0, to)
+    if name == "mean_score":
+        return Output(name, f"a sum of {rows} scores", "2^64 fixed-point numbers", 64.0, to)
     if name == "rmse":
         return Output(name, f"a sum of squares over {rows} rows", "2^63 fixed-point numbers", 63.0, to)
     if name == "predictions":
@@ -101,7 +105,9 @@ def view_of(spec: JobSpec, name: str) -> PartyView:
 def party_views(spec: JobSpec) -> tuple[PartyView, ...]:
     """The view of every party in rank order, and of whoever watches the network."""
     views = [_owner(spec, rank) for rank in range(len(spec.datasets))]
-    views += [_buyer(spec), _dealer(spec)]
+    views.append(_buyer(spec))
+    if spec.dealer is not None:
+        views.append(_dealer(spec.dealer))
     known = [replace(view, organisation=p.run_by) for view, p in zip(views, spec.parties, strict=True)]
     return (*known, _observer())
 
@@ -135,10 +141,10 @@ def _buyer(spec: JobSpec) -> PartyView:
     return PartyView(spec.buyer.name, "buyer", (*own, _PUBLIC, _SHARES), tuple(hidden))
 
 
-def _dealer(spec: JobSpec) -> PartyView:
+def _dealer(dealer: PartyRef) -> PartyView:
     sees = (_PUBLIC, "the correlated randomness that it deals", "how fast each party took it")
     hidden = ("every share, every opened word, all data, all weights, all outputs",)
-    return PartyView(spec.dealer.name, "dealer", sees, hidden)
+    return PartyView(dealer.name, "dealer", sees, hidden)
 
 
 def _observer() -> PartyView:

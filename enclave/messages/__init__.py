@@ -21,6 +21,7 @@ from enclave.messages.control import (
 )
 from enclave.messages.encoding import Category, ClassTarget, Encoding, Feature, NumericFeature, OneHotFeature, Target
 from enclave.messages.job import (
+    ENGINES,
     OUTPUTS,
     Architecture,
     DatasetRef,
@@ -35,6 +36,7 @@ from enclave.messages.job import (
 from enclave.messages.records import LedgerEntry, LinkTraffic, Receipt, ReceiptBody, Statement, Transcript
 
 __all__ = [
+    "ENGINES",
     "MAX_SPEC_BYTES",
     "OUTPUTS",
     "Approval",

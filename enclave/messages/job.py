@@ -12,6 +12,7 @@ from enclave.messages.encoding import Encoding
 from enclave.wire import job_pb2
 
 __all__ = [
+    "ENGINES",
     "OUTPUTS",
     "Architecture",
     "DatasetRef",
@@ -137,12 +138,21 @@ class Training(Value):
 
 
 NETWORKS = ("lan", "wan")
-OUTPUTS = ("accuracy", "confusion", "auc", "rmse", "r2", "predictions", "model")
+OUTPUTS = ("accuracy", "confusion", "auc", "brier", "rmse", "r2", "mean_score", "predictions", "model")
+ENGINES = ("mpc", "hybrid", "he")
+DEALT_ENGINES = ("mpc", "hybrid")  # their correlated randomness needs a dealer; `he` may have one
 
 
 @dataclass(frozen=True, slots=True)
 class JobSpec(Value):
-    """Everything that decides what a job computes, for whom, and until when."""
+    """Everything that decides what a job computes, for whom, and until when.
+
+    Attributes:
+        parties: owners in rank order, the buyer, and the dealer last. Engine "he" can do without a dealer: the buyer
+            is last then.
+        engine: "mpc" shares everything; "hybrid" multiplies rows with weights under homomorphic encryption and does the
+            rest on shares; "he" uses shares only after the last layer, and only if there is a dealer.
+    """
 
     wire = job_pb2.JobSpec
     job_id: str
@@ -172,8 +182,11 @@ class JobSpec(Value):
         check(self.created_unix_s < self.expires_unix_s, "the job expires before it is created")
         roles = [p.role for p in self.parties]
         owners = roles.count("owner")
-        expected = ["owner"] * owners + ["buyer", "dealer"]
+        check(self.engine in ENGINES, f"engine must be one of {', '.join(ENGINES)}, found {self.engine!r}")
+        dealt = self.engine in DEALT_ENGINES or "dealer" in roles
+        expected = ["owner"] * owners + ["buyer", "dealer"][: 2 if dealt else 1]
         check(owners >= 1 and roles == expected, f"parties must be owners, buyer, dealer in this order, found {roles}")
+        check(dealt or not self.deal_ahead, "nothing can be dealt ahead without a dealer")
         check(owners <= 15, f"at most 15 owners, found {owners}")
         names = [p.name for p in self.parties]
         check(len(set(names)) == len(names), "two parties have one name")
@@ -183,7 +196,6 @@ class JobSpec(Value):
         check(len(set(self.outputs)) == len(self.outputs), "an output is listed twice")
         check((self.kind == "train") == (self.training is not None), "a training section belongs to train jobs")
         check(("model" not in self.outputs) or self.kind == "train", "only a training job releases a model")
-        check(self.engine == "mpc", f"engine must be mpc, found {self.engine!r}")
         check(8 <= self.frac_bits <= 26, f"frac_bits must lie in 8..26, found {self.frac_bits}")
         check(self.network in NETWORKS, f"network must be one of {', '.join(NETWORKS)}, found {self.network!r}")
         check(1 <= self.block_rows <= 1 << 20, f"block_rows out of range: {self.block_rows}")
@@ -191,22 +203,29 @@ class JobSpec(Value):
 
     @property
     def compute_parties(self) -> tuple[PartyRef, ...]:
-        """Owners and buyer: those who hold shares, in rank order."""
-        return self.parties[:-1]
+        """Owners and buyer: those who hold shares or ciphertexts, in rank order."""
+        return self.parties[: len(self.datasets) + 1]
 
     @property
-    def dealer(self) -> PartyRef:
-        """The party that deals correlated randomness."""
-        return self.parties[-1]
+    def dealer(self) -> PartyRef | None:
+        """The party that deals correlated randomness; None in a job of engine "he" without one."""
+        return self.parties[-1] if self.has_dealer else None
+
+    @property
+    def has_dealer(self) -> bool:
+        """Whether some party deals correlated randomness. Its rank is `len(compute_parties)`."""
+        return self.parties[-1].role == "dealer"
 
     @property
     def buyer(self) -> PartyRef:
         """The party that signed the job and gets the outputs."""
-        return self.parties[-2]
+        return self.parties[len(self.datasets)]
 
     @property
     def dealer_kin(self) -> tuple[PartyRef, ...]:
-        """The parties that compute and are run by the dealer's organisation; empty for an independent dealer."""
+        """Parties that compute and are run by the organisation of the dealer; empty for an independent one or none."""
+        if self.dealer is None:
+            return ()
         own = _organisation_key(self.dealer.run_by)
         return tuple(party for party in self.compute_parties if _organisation_key(party.run_by) == own)
 

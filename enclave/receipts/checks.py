@@ -214,8 +214,11 @@ def _check_claims(spec: JobSpec, statements: Sequence[Statement], checks: Checks
     stated: dict[str, tuple[str, str]] = {
         "engine": (spec.engine, "spec"),
         "frac_bits": (str(spec.frac_bits), "spec"),
-        "dealer.independent": ("no" if spec.dealer_kin else "yes", "spec"),
     }
+    if spec.has_dealer:
+        stated["dealer.independent"] = ("no" if spec.dealer_kin else "yes", "spec")
+    else:
+        stated["dealer"] = ("no dealer", "spec")
     expected, found = "one value per claim", ""
     for said in statements:
         own: dict[str, str] = {}

@@ -139,9 +139,10 @@ class Admission:
         found = []
         if spec.rows > self._config.max_rows:
             found.append(Reason("node.rows", f"{spec.rows} rows in all, at most {self._config.max_rows} here"))
-        if self._config.production and spec.dealer_kin:
+        dealer = spec.dealer
+        if self._config.production and dealer is not None and spec.dealer_kin:
             kin = ", ".join(party.name for party in spec.dealer_kin)
-            text = f"{spec.dealer.run_by} runs the dealer {spec.dealer.name} and {kin}: they could pool what they have"
+            text = f"{dealer.run_by} runs the dealer {dealer.name} and {kin}: they could pool what they have"
             found.append(Reason("node.dealer.organisation", text))
         if self._identity.role == "dealer":
             # An owner's policy says the same for owners; a dealer has no policy.

@@ -80,6 +80,19 @@ def spec(**changes: Any) -> JobSpec:
     return replace(SPEC, **changes)
 
 
+def test_engines_are_allowed_by_name() -> None:
+    encrypted = spec(engine="he", parties=PARTIES[:-1])
+    assert rules(policy(), encrypted) == ["policy.engine"]
+    assert rules(policy(engines=["mpc", "he"]), encrypted) == []
+    assert rules(policy(engines=["mpc", "he"]), spec(engine="hybrid")) == ["policy.engine"]
+
+
+def test_the_list_of_dealers_is_for_jobs_that_have_one() -> None:
+    narrow = policy(engines=["he"], dealers=["another"])
+    assert rules(narrow, spec(engine="he", parties=PARTIES[:-1])) == []
+    assert rules(narrow, spec(engine="he")) == ["policy.dealer"]
+
+
 def facts(**changes: Any) -> Facts:
     return replace(FACTS, **changes)
 
