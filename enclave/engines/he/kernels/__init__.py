@@ -1,0 +1,1 @@
+"""The inner loops of polynomial arithmetic modulo word-sized primes."""

@@ -1,0 +1,143 @@
+"""Primes that split X^N + 1, and the powers of its roots: what every kernel reads and none changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FAST_BITS", "MAXIMUM_BITS", "Tables", "is_prime", "make_tables", "minimal_root", "ntt_primes"]
+
+Words = NDArray[np.uint64]
+
+FAST_BITS = 50  # below 2^50 four times a residue fits the 52-bit multiplier, and float64 quotients are off by at most 1
+MAXIMUM_BITS = 61  # as in SEAL
+
+_WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
+
+
+def is_prime(n: int) -> bool:
+    """Miller-Rabin with the first twelve primes, which decides every n below 3.3e24.
+
+    **Reference**: Sorenson, Webster, Strong pseudoprimes to twelve prime bases, Math. Comp. 86 (2017).
+    """
+    if n < 2 or any(n % p == 0 for p in _WITNESSES):
+        return n in _WITNESSES
+    twos = ((n - 1) & -(n - 1)).bit_length() - 1
+    for base in _WITNESSES:
+        x = pow(base, (n - 1) >> twos, n)
+        if x in (1, n - 1):
+            continue
+        if not any((x := x * x % n) == n - 1 for _ in range(twos - 1)):
+            return False
+    return True
+
+
+def ntt_primes(degree: int, bits: int, count: int) -> tuple[int, ...]:
+    """The `count` largest primes p = 1 mod 2 degree below 2^bits, in descending order, all of exactly `bits` bits.
+
+    Raises: ValueError: there are not that many.
+    """
+    step = 2 * degree
+    candidate = ((1 << bits) - 2) // step * step + 1
+    found: list[int] = []
+    while len(found) < count:
+        if candidate >> (bits - 1) == 0:
+            raise ValueError(f"expected {count} primes of {bits} bits for degree {degree}, found {len(found)}")
+        if is_prime(candidate):
+            found.append(candidate)
+        candidate -= step
+    return tuple(found)
+
+
+def minimal_root(degree: int, prime: int) -> int:
+    """The smallest psi with psi^degree = -1 modulo the prime: the root that SEAL takes."""
+    power = (prime - 1) // (2 * degree)
+    root = next(r for g in range(2, 10_000) if pow(r := pow(g, power, prime), degree, prime) == prime - 1)
+    square, best = root * root % prime, root
+    for _ in range(degree - 1):
+        root = root * square % prime
+        best = min(best, root)
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Of one degree N and k primes; row i belongs to prime i.
+
+    Attributes:
+        primes: [k].
+        roots, inverse_roots: [k, N], psi^(bit reversed i) and its inverse.
+        root_quotients, inverse_quotients: floor(2^64 root / p), for products with a known factor (Shoup).
+        scales: [k, 2], 1 / N and its quotient.
+    """
+
+    degree: int
+    primes: Words
+    roots: Words
+    root_quotients: Words
+    inverse_roots: Words
+    inverse_quotients: Words
+    scales: Words
+
+    def lower(self, count: int) -> Tables:
+        """Those of the first `count` primes, without a copy."""
+        rows = slice(count)
+        return Tables(
+            self.degree,
+            self.primes[rows],
+            self.roots[rows],
+            self.root_quotients[rows],
+            self.inverse_roots[rows],
+            self.inverse_quotients[rows],
+            self.scales[rows],
+        )
+
+
+def bit_reversed(degree: int) -> NDArray[np.int64]:
+    """[degree]: i with its log2(degree) bits in reverse order."""
+    order = np.zeros(1, np.int64)
+    while order.size < degree:
+        order = np.concatenate([2 * order, 2 * order + 1])
+    return order
+
+
+def make_tables(degree: int, primes: tuple[int, ...]) -> Tables:
+    """Builds them, some milliseconds for each prime.
+
+    Raises: ValueError: a degree that is no power of two from 16 to 32,768, or a modulus that is not a prime of at most
+        61 bits, congruent to 1 modulo 2 degree, and different from the others.
+    """
+    if degree not in (1 << i for i in range(4, 16)):
+        raise ValueError(f"expected a degree that is a power of two from 16 to 32768, found {degree}")
+    if not primes or len(set(primes)) != len(primes):
+        raise ValueError(f"expected different primes, found {primes}")
+    for p in primes:
+        if p >> MAXIMUM_BITS or p % (2 * degree) != 1 or not is_prime(p):
+            raise ValueError(f"expected primes of at most {MAXIMUM_BITS} bits, 1 modulo {2 * degree}, found {p}")
+    forward = [_powers(degree, minimal_root(degree, p), p) for p in primes]
+    backward = [_powers(degree, pow(minimal_root(degree, p), -1, p), p) for p in primes]
+    scales = [pow(degree, -1, p) for p in primes]
+    return Tables(
+        degree,
+        _frozen(primes),
+        _frozen(forward),
+        _frozen([[(r << 64) // p for r in row] for row, p in zip(forward, primes, strict=True)]),
+        _frozen(backward),
+        _frozen([[(r << 64) // p for r in row] for row, p in zip(backward, primes, strict=True)]),
+        _frozen([(s, (s << 64) // p) for s, p in zip(scales, primes, strict=True)]),
+    )
+
+
+def _powers(degree: int, root: int, prime: int) -> list[int]:
+    powers = [1]
+    for _ in range(degree - 1):
+        powers.append(powers[-1] * root % prime)
+    return [powers[i] for i in bit_reversed(degree).tolist()]
+
+
+def _frozen(values: object) -> Words:
+    array = np.array(values, np.uint64)
+    array.flags.writeable = False
+    return array
