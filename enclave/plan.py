@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from enclave.engines.hybrid import engine_for
 from enclave.engines.interface import Engine
-from enclave.engines.mpc.engine import engine_on
 from enclave.engines.mpc.recorder import Recorder
 
 __all__ = ["Plan", "Quote", "Stage", "make_plan"]
@@ -92,17 +92,27 @@ class Plan:
         return Quote(self.rounds, busiest, self.dealer_bytes, time_s, bandwidth_bps, latency_s)
 
 
-def make_plan(parties: int, frac_bits: int, workload: Callable[[Engine], Any], network: str = "lan") -> Plan:
+def make_plan(
+    parties: int,
+    frac_bits: int,
+    workload: Callable[[Engine], Any],
+    network: str = "lan",
+    *,
+    engine: str = "mpc",
+    has_dealer: bool = True,
+    rows: int = 0,
+) -> Plan:
     """Runs `workload` on shapes and writes down its steps.
 
     Args:
         parties: ranks that hold shares (owners and buyer).
         frac_bits: fractional bits of numbers.
         network: "lan" or "wan", what protocols are chosen for.
+        engine: "mpc", "hybrid" or "he", see `engine_for`, as for `rows`.
         workload: the job, its release included; it must not look at values, and there are none.
     """
-    recorder = Recorder(parties)
-    workload(engine_on(recorder, frac_bits, network))
+    recorder = Recorder(parties, has_dealer=has_dealer)
+    workload(engine_for(engine, recorder, frac_bits, network, rows))
     links: Counter[tuple[int, int]] = Counter()
     stages: dict[str, list[int]] = {}
     rounds = openings = words = dealt = largest = 0

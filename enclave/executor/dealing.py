@@ -12,18 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from enclave.errors import BadSpec, EnclaveError, SessionError
 from enclave.executor.assignment import Assignment, read_job
-from enclave.executor.meeting import check_plan, meet, run_on, sealed_plan
+from enclave.executor.meeting import check_plan, job_engine, meet, run_on, sealed_plan
 from enclave.executor.orders import Failure
 from enclave.messages import JobSpec, Signed
 
 if TYPE_CHECKING:
     from enclave.channel import Channel
     from enclave.channel.grpc_link import Listener
-    from enclave.engines.interface import Engine
     from enclave.engines.mpc.sealed import Binding
     from enclave.engines.mpc.session import Session
     from enclave.engines.mpc.shelf import Shelf
@@ -140,7 +139,6 @@ def _deal(
     job: Assignment, plan: Plan, channel: Channel, shelf: Shelf, progress: Callable[[int, int], None] | None
 ) -> None:
     from enclave.engines.mpc.ahead import deal_ahead, keep_ahead
-    from enclave.engines.mpc.engine import MpcEngine
 
     binding = _binding(job, plan)
     if job.role != "dealer":
@@ -148,6 +146,6 @@ def _deal(
         return
 
     def workload(session: Session) -> None:
-        run_on(cast("Engine", MpcEngine(session, job.spec.frac_bits, job.spec.network)), job.spec)
+        run_on(job_engine(job.spec, session), job.spec)
 
     deal_ahead(channel, binding, workload, shelf=shelf, progress=progress)

@@ -14,10 +14,12 @@ from enclave.messages import JobSpec
 if TYPE_CHECKING:
     from enclave.channel import Channel
     from enclave.channel.grpc_link import Listener
+    from enclave.engines.interface import Engine
+    from enclave.engines.mpc.session import Session
     from enclave.identity import Identity, TrustStore
     from enclave.plan import Plan
 
-__all__ = ["Seal", "check_plan", "meet", "plan_job", "run_on", "sealed_plan"]
+__all__ = ["Seal", "check_plan", "job_engine", "meet", "plan_job", "run_on", "sealed_plan"]
 
 # A dealer runs far ahead of the parties and then waits for them: what ends its wait is the channel's own watch.
 _DEALER_PATIENCE = 60
@@ -34,6 +36,13 @@ class Seal:
 def plan_job(spec: JobSpec) -> Plan:
     """The plan of a job, computed from its specification alone. Raises BadInput for one that cannot be run."""
     return sealed_plan(spec).plan
+
+
+def job_engine(spec: JobSpec, session: Session) -> Engine:
+    """The engine that a job names, on a session of one of its parties."""
+    from enclave.engines.hybrid import engine_for
+
+    return engine_for(spec.engine, session, spec.frac_bits, spec.network, spec.rows)
 
 
 def run_on(engine: Any, spec: JobSpec) -> bytes:
@@ -60,6 +69,9 @@ def sealed_plan(spec: JobSpec) -> Seal:
             spec.frac_bits,
             lambda engine: sealed_at.append(run_on(engine, spec)),
             spec.network,
+            engine=spec.engine,
+            has_dealer=spec.has_dealer,
+            rows=spec.rows,
         )
     except (ArithmeticError, ValueError, MemoryError, RecursionError) as error:
         # Sizes and constants come from the specification: one that breaks the arithmetic is at fault itself.

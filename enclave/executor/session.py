@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 from numpy.typing import NDArray
 
-from enclave.engines.interface import Engine, Permit
+from enclave.engines.interface import Permit
 from enclave.errors import Desynchronised, EnclaveError, SessionError
 from enclave.executor.assignment import Assignment, read_job
 from enclave.executor.dealing import find_stock
 from enclave.executor.evidence import Evidence
-from enclave.executor.meeting import Seal, check_plan, meet, plan_job, sealed_plan
+from enclave.executor.meeting import Seal, check_plan, job_engine, meet, plan_job, sealed_plan
 from enclave.executor.orders import Failure
 from enclave.executor.shares import keep_shares
 from enclave.leakage.audit import OpeningAudit
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from enclave.channel import Channel
     from enclave.channel.grpc_link import Listener
     from enclave.engines.mpc.ahead import Stock, Witness
+    from enclave.engines.mpc.engine import MpcEngine
     from enclave.engines.mpc.ranks import DealerSession, PartySession
     from enclave.engines.mpc.tensor import RingTensor
     from enclave.identity import Identity, TrustStore
@@ -183,13 +184,11 @@ class _Run:
     def run(self) -> SessionResult:
         """Hello, workload, gates, release."""
         from enclave import workloads
-        from enclave.engines.mpc.engine import MpcEngine
 
         spec, plan, session = self.job.spec, self.seal.plan, self._begin()
         # The hello and the agreement are no steps of the plan: traffic is counted from here on, without the latter.
         self.before = {link.rank: (link.sent_bytes, link.received_bytes) for link in self.channel.stats()}
-        shares = MpcEngine(session, spec.frac_bits, spec.network)
-        engine = cast(Engine, shares)
+        engine = job_engine(spec, session)
         try:
             sealed = workloads.run(engine, spec, self.inputs)
             permit = self._through_gate(session)
@@ -200,6 +199,7 @@ class _Run:
         report = self.evidence.report(self.job.signed, spec, self.job.names[self.job.rank], "RELEASED")
         kept = {}
         if session.rank is not None:
+            shares = cast("MpcEngine", engine)  # only training on shares leaves some
             kept = {name: shares.own_share(cast("RingTensor", value)) for name, value in sealed.shared.items()}
         return SessionResult(opened, self.evidence.transcript, plan, report, kept)
 
