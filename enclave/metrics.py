@@ -29,6 +29,7 @@ __all__ = [
     "OUT_OF_RANGE",
     "ClassTally",
     "auc",
+    "brier",
     "decision",
     "error_limit",
     "flagged",
@@ -223,6 +224,20 @@ def _halves(engine: Engine, x: Secret, half: int) -> tuple[Secret, Secret]:
     pairs = engine.reshape(x, (half, 2))
     left, right = _column(engine, pairs, 0), _column(engine, pairs, 1)
     return engine.reshape(left, (half,)), engine.reshape(right, (half,))
+
+
+def brier(engine: Engine, scores: Secret, bits: Secret) -> Secret:
+    """The sum of (p - y)^2, a number (1,), where p is the sigmoid of the decision and y the true class.
+
+    Args:
+        scores: decisions (n,), numbers. bits: true classes (n,), integers.
+
+    Cost: one sigmoid and one product a row. Reveals: nothing.
+    Reference: Brier, "Verification of forecasts expressed in terms of probability" (1950), halved, as is usual for
+        two classes.
+    """
+    error = engine.sub(engine.sigmoid(scores), bits)
+    return _total(engine, engine.mul(error, error))
 
 
 def error_limit(frac_bits: int, rows: int) -> float:

@@ -131,6 +131,9 @@ def reaches(
     last = rounded.architecture.layers[-1]
     digits = frac_bits * (2 if wide[last.name] else 1)
     _check_output(last.name, known[last.name], encoding, digits, outputs, error_limit)
+    if "mean_score" in outputs and rows is not None:
+        scores = known[last.inputs[0] if last.op in ("sigmoid", "softmax") else last.name]
+        _used("the sum of mean_score", (rows * scores[0], rows * scores[1]), value_limit)
     return tuple(found)
 
 

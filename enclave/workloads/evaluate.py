@@ -16,6 +16,7 @@ from enclave.messages import Architecture, JobSpec, Layer
 from enclave.metrics import (
     ClassTally,
     auc,
+    brier,
     decision,
     error_limit,
     flagged,
@@ -63,10 +64,11 @@ class _Scoring:
         self._classes = class_count(spec)
         self._wanted = frozenset(spec.outputs)
         self._standardiser = standardiser
-        # No metric of classes changes by a final sigmoid or softmax; predictions of rows apply it afterwards.
+        # No metric of classes changes by a final sigmoid or softmax, and scores are what comes before it; predictions
+        # of rows and errors of numbers apply it afterwards.
         self._final: Layer | None = None
         self._architecture = spec.architecture
-        if self._classes is not None:
+        if self._classes is not None or "mean_score" in self._wanted:
             self._architecture = without_final(spec.architecture, ("sigmoid", "softmax"))
             if self._architecture is not spec.architecture:
                 self._final = spec.architecture.layers[-1]
@@ -77,7 +79,7 @@ class _Scoring:
         self._tally: ClassTally | None = None
         if self._classes is not None and self._wanted & {"accuracy", "confusion"}:
             self._tally = ClassTally(engine, self._classes, confusion="confusion" in self._wanted)
-        self._squares = engine.zeros((1,))
+        self._squares, self._brier, self._scores = (engine.zeros((1,)) for _ in range(3))
         self._outside = engine.zeros((1,), integer=True)
 
     def _fold(self) -> None:
@@ -113,6 +115,7 @@ class _Scoring:
         if self._wanted & {"rmse", "r2"}:
             with engine.stage("errors"):
                 found |= self._errors(holders)
+        found |= {"brier": self._brier, "mean_score": self._scores}
         return {name: found[name] for name in spec.outputs if name in found}
 
     def _block(self, rank: int, start: int, stop: int) -> tuple[Secret, ...]:
@@ -125,9 +128,16 @@ class _Scoring:
                 self._tally.add(outputs, self._truth(rank, start, stop))
             if self._wanted & {"rmse", "r2"}:
                 limit = error_limit(self._spec.frac_bits, self._spec.rows)
-                squares, outside = squared_error(engine, outputs, self._truth(rank, start, stop), limit)
+                squares, outside = squared_error(engine, self._finished(outputs), self._truth(rank, start, stop), limit)
                 self._squares = engine.add(self._squares, squares)
                 self._outside = engine.add(self._outside, outside)
+            if "brier" in self._wanted:
+                part = brier(engine, decision(engine, outputs), self._truth(rank, start, stop))
+                self._brier = engine.add(self._brier, part)
+            if "mean_score" in self._wanted:
+                # Settled first: the sum over all rows has the room of a value, not that of a product.
+                (scores,) = engine.settled(decision(engine, outputs))
+                self._scores = engine.add(self._scores, engine.sum(scores, axis=0, keepdims=True))
             if "auc" in self._wanted:
                 kept.append(decision(engine, outputs))
             if "predictions" in self._wanted:
@@ -155,10 +165,13 @@ class _Scoring:
         shape = (stop - start,) if classes == 2 else (stop - start, classes)
         return self._engine.private(None if value is None else truth(value, classes), shape, rank, integer=True)
 
+    def _finished(self, outputs: Secret) -> Secret:
+        if self._final is None:
+            return outputs
+        return self._engine.sigmoid(outputs) if self._final.op == "sigmoid" else self._engine.softmax(outputs)
+
     def _predictions(self, outputs: Secret) -> Secret:
-        engine = self._engine
-        if self._final is not None:
-            outputs = engine.sigmoid(outputs) if self._final.op == "sigmoid" else engine.softmax(outputs)
+        engine, outputs = self._engine, self._finished(outputs)
         return engine.reshape(outputs, (outputs.shape[0],)) if outputs.shape[1:] == (1,) else outputs
 
     def _joined(self, kept: Sequence[tuple[Secret, ...]], index: int) -> Secret:

@@ -39,6 +39,8 @@ class Result:
 
     Attributes:
         accuracy: part of correct rows. auc: NaN where the rows had only one class.
+        brier: mean of (probability of class 1 - true class)^2.
+        mean_score: mean of the model's one output before a final sigmoid; raw units for a numeric target.
         rmse: in the target's raw units. r2: at least -2^20, which also stands for a constant target.
         confusion: int64 counts (true class, predicted class).
         predictions: float64 (rows,) or (rows, outputs), owner by owner; raw units for a numeric target.
@@ -48,11 +50,26 @@ class Result:
     rows: int
     accuracy: float | None = None
     auc: float | None = None
+    brier: float | None = None
+    mean_score: float | None = None
     rmse: float | None = None
     r2: float | None = None
     confusion: NDArray[np.int64] | None = None
     predictions: NDArray[np.float64] | None = None
     weights: Mapping[str, NDArray[np.float64]] | None = None
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """The released figures that are one number, by name."""
+        found = {
+            "accuracy": self.accuracy,
+            "auc": self.auc,
+            "brier": self.brier,
+            "rmse": self.rmse,
+            "r2": self.r2,
+            "mean_score": self.mean_score,
+        }
+        return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def run(engine: Engine, spec: JobSpec, inputs: Inputs) -> Sealed:
@@ -107,6 +124,8 @@ def finish(spec: JobSpec, opened: Mapping[str, AnyArray]) -> Result:
         rows=spec.rows,
         accuracy=int(opened["accuracy"][0]) / spec.rows if "accuracy" in opened else None,
         auc=area if area is None or area > -0.5 else math.nan,
+        brier=float(opened["brier"][0]) / spec.rows if "brier" in opened else None,
+        mean_score=float(opened["mean_score"][0]) / spec.rows * scale + shift if "mean_score" in opened else None,
         rmse=math.sqrt(float(opened["rmse"][0]) / spec.rows) * scale if "rmse" in opened else None,
         r2=_r2(opened["r2"]) if "r2" in opened else None,
         confusion=opened.get("confusion"),
@@ -123,11 +142,12 @@ def _check_possible(spec: JobSpec, name: str, values: AnyArray) -> None:
         "accuracy": (0.0, float(spec.rows)),
         "confusion": (0.0, float(spec.rows)),
         "auc": (-rounding, 1.0 + rounding),
+        "brier": (-rounding * spec.rows, spec.rows * (1.0 + rounding)),
         "rmse": (0.0, spec.rows * errors**2 * (1.0 + rounding)),
         "r2": (-rounding, 1.0 + rounding),
         "model": (-weight_limit(spec.frac_bits), weight_limit(spec.frac_bits)),
     }.get(name, (-(2.0 ** (62 - spec.frac_bits)), 2.0 ** (62 - spec.frac_bits)))
-    if name != "model" and name != "predictions" and np.all(values == OUT_OF_RANGE):
+    if name not in ("model", "predictions", "mean_score") and np.all(values == OUT_OF_RANGE):
         where = "output - target" if name in ("rmse", "r2") else "the training"
         raise RangeExceeded(where, math.inf, errors if name in ("rmse", "r2") else 2.0 ** (62 - 2 * spec.frac_bits))
     if name == "model" and np.any(np.abs(values) > highest):

@@ -30,7 +30,7 @@ MAX_TRAINED_WEIGHTS = 1 << 22
 MOST_AVERAGED = 1 << 17  # steps whose weights are added up, each below 2^(44 - frac_bits)
 LARGEST_DECAY = 0.1  # of the weights in one step
 HALF_RANGE = 16.0  # of a column before joint standardisation, see `standardise`
-_CLASS_OUTPUTS = ("accuracy", "confusion", "auc")
+_CLASS_OUTPUTS = ("accuracy", "confusion", "auc", "brier")
 _NUMBER_OUTPUTS = ("rmse", "r2")
 MAX_AUC_ROWS = 1 << 30  # 2 * positives * negatives must stay below 2^60
 
@@ -89,6 +89,10 @@ def _check_outputs(spec: JobSpec, shape: tuple[int, ...]) -> None:
     for name in spec.outputs:
         if name in ("predictions", "model"):
             continue
+        if name == "mean_score":
+            if shape != (1,):
+                raise BadSpec(f"mean_score needs a model with 1 output, found rows of shape {shape}")
+            continue
         if target is None:
             raise BadSpec(f"{name} needs a target, the encoding has none")
         if name in _CLASS_OUTPUTS and classes is None:
@@ -99,6 +103,8 @@ def _check_outputs(spec: JobSpec, shape: tuple[int, ...]) -> None:
             raise BadSpec(f"{name} needs a model with one axis of outputs, found rows of shape {shape}")
         if name == "auc" and classes != 2:
             raise BadSpec(f"auc needs two classes, {target.column} has {classes}")
+        if name == "brier":
+            _check_brier(spec, classes)
         if name == "auc" and spec.rows > MAX_AUC_ROWS:
             raise BadSpec(f"auc takes at most {MAX_AUC_ROWS} rows, found {spec.rows}")
         width = shape[0]
@@ -106,6 +112,23 @@ def _check_outputs(spec: JobSpec, shape: tuple[int, ...]) -> None:
         if not fits:
             wanted = "1 output" if classes is None else "1 or 2 outputs" if classes == 2 else f"{classes} outputs"
             raise BadSpec(f"{name} of {target.column} needs a model with {wanted}, found {width}")
+
+
+def _check_brier(spec: JobSpec, classes: int | None) -> None:
+    """A probability is what a final sigmoid or softmax yields, and what the loss of a training makes of an output."""
+    target, last = spec.encoding.target, spec.architecture.layers[-1].op
+    assert target is not None
+    if classes != 2:
+        raise BadSpec(f"brier needs two classes, {target.column} has {classes}")
+    if spec.kind == "evaluate" and last not in ("sigmoid", "softmax"):
+        raise BadSpec(
+            f"brier needs a model whose output is a probability: a last layer sigmoid or softmax, found {last}",
+            hint="export the model with its final sigmoid",
+        )
+    if last == "sigmoid" and math.prod(output_shape(spec.architecture)) != 1:
+        raise BadSpec("brier of a model that ends in a sigmoid needs 1 output")
+    if not spec.rows < 2.0 ** (60 - spec.frac_bits):
+        raise RangeExceeded("the sum of brier", float(spec.rows), 2.0 ** (60 - spec.frac_bits))
 
 
 def _check_training(spec: JobSpec, shape: tuple[int, ...]) -> None:
@@ -116,6 +139,8 @@ def _check_training(spec: JobSpec, shape: tuple[int, ...]) -> None:
         raise BadSpec(f"a training job has at most {MAX_TRAINED_WEIGHTS} weights, found {network.size}")
     if "predictions" in spec.outputs:
         raise BadSpec("a training job releases no predictions of rows")
+    if "mean_score" in spec.outputs:
+        raise BadSpec("a training job releases no mean_score: it is a figure of a model of the buyer's")
     if spec.encoding.target is None:
         raise BadSpec("a training job needs a target")
     if spec.encoding.standardise and (network.first_linear is None or network.first_linear.bias is None):

@@ -133,8 +133,7 @@ def load_result(folder: JobFolder) -> JobResult:
 
 
 def _metrics(found: Result) -> dict[str, Any]:
-    figures = {"accuracy": found.accuracy, "auc": found.auc, "rmse": found.rmse, "r2": found.r2}
-    metrics: dict[str, Any] = {name: figure for name, figure in figures.items() if figure is not None}
+    metrics: dict[str, Any] = dict(found.figures)
     if found.confusion is not None:
         metrics["confusion"] = [[int(n) for n in row] for row in found.confusion]
     return metrics

@@ -130,6 +130,16 @@ class JobResult:
         return float(self._figure("r2"))
 
     @property
+    def brier_(self) -> float:
+        """Mean of (probability of class 1 - true class)^2."""
+        return float(self._figure("brier"))
+
+    @property
+    def mean_score_(self) -> float:
+        """Mean of the model's one output before a final sigmoid; in units of the target, if that is a number."""
+        return float(self._figure("mean_score"))
+
+    @property
     def confusion_(self) -> list[list[int]]:
         """Rows by true class, columns by predicted class."""
         matrix: list[list[int]] = self._figure("confusion")

@@ -15,7 +15,7 @@ from parties.cli.units import bandwidth_bps, duration_s, endpoint
 
 __all__ = ["METRICS", "UsageError", "build_parser"]
 
-METRICS = ("accuracy", "confusion", "auc", "rmse", "r2")
+METRICS = ("accuracy", "confusion", "auc", "brier", "rmse", "r2", "mean_score")
 NETWORKS = ("lan", "wan")
 KINDS = ("logistic", "linear", "softmax", "mlp", "lenet")
 _EPILOG = """exit codes: 0 done, 1 refused or failed, 2 wrong usage, 75 not ready yet
