@@ -131,7 +131,7 @@ class PartySession(Linked):
         if dealt is not None:
             self._dealt = dealt
         # Of what every party was told, and none alone chose: a hash of the plan and of the specification.
-        self.public_stream = KeyStream(derive_key(bytes(KEY_BYTES), b"public" + plan_digest + spec_digest))
+        self.public_seed = derive_key(bytes(KEY_BYTES), b"public" + plan_digest + spec_digest)
         self._peers = sorted(self._pairs)
         self.openings = 0
         self.opened_words = 0

@@ -89,12 +89,9 @@ def test_pair_keys_are_known_to_two() -> None:
     assert len({tuple(w) for f in found for w in f.values()}) == 3
 
 
-def test_the_public_stream_is_everybodys() -> None:
-    def program(session: Any) -> Any:
-        return None if session.rank is None else session.public_stream.words(1, 8).tolist()
-
-    found = _everywhere(3, program)
-    assert found[0] == found[1] == found[2]
+def test_the_public_seed_is_everybodys() -> None:
+    found = _everywhere(3, lambda session: None if session.rank is None else session.public_seed)
+    assert len(found[0]) == 16 and found[0] == found[1] == found[2]
 
 
 def test_an_item_from_one_rank_to_one_rank() -> None:
