@@ -13,6 +13,7 @@ from enclave.engines.interface import AnyArray, Engine, Permit, Secret
 from enclave.errors import PolicyRefused, RangeExceeded
 from enclave.messages import JobSpec
 from enclave.metrics import OUT_OF_RANGE, error_limit
+from enclave.workloads.encrypted import run_encrypted
 from enclave.workloads.evaluate import evaluate
 from enclave.workloads.inputs import Inputs
 from enclave.workloads.standardise import column_units
@@ -74,6 +75,8 @@ class Result:
 
 def run(engine: Engine, spec: JobSpec, inputs: Inputs) -> Sealed:
     """Computes a job up to the gate. Every step depends on `spec` alone; `inputs` is empty where only shapes are."""
+    if spec.engine == "he" and not spec.has_dealer:
+        return Sealed(run_encrypted(engine, spec, inputs))
     if spec.training is None:
         return Sealed(evaluate(engine, spec, inputs))
     found = train(engine, spec, inputs)

@@ -82,6 +82,10 @@ def check_spec(spec: JobSpec) -> None:
         _check_training(spec, shape)
     if spec.encoding.target is not None and spec.encoding.target.numeric is not None:
         _check_target_range(spec, _numeric_bound(spec.encoding.target.numeric))
+    if spec.engine == "he":
+        from enclave.workloads.encrypted import check_encrypted  # which reads this module
+
+        check_encrypted(spec)
 
 
 def _check_outputs(spec: JobSpec, shape: tuple[int, ...]) -> None:
