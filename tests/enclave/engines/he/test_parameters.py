@@ -27,7 +27,7 @@ def test_the_table_is_reached_and_one_bit_more_is_refused_here_and_by_seal(degre
 def test_the_special_prime_counts() -> None:
     primes, special = primes_of(4096, (40, 40)), primes_of(4096, (45,))[0]
     assert checked("bfv", 4096, primes).total_bits == 80
-    with pytest.raises(BadInput, match="at most 109 bits .* found 125"):
+    with pytest.raises(BadInput, match=r"at most 109 bits .* found 125"):
         checked("bfv", 4096, primes, special)
 
 

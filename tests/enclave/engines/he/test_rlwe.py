@@ -149,7 +149,7 @@ def test_too_little_margin_is_an_error_and_no_result() -> None:
         if fits:
             assert (found.checked(0.9) == _messages()).all()
         else:
-            with pytest.raises(BadInput, match="expected a noise margin of 1 bits, found 0.0"):
+            with pytest.raises(BadInput, match=r"expected a noise margin of 1 bits, found 0\.0"):
                 found.checked(1)
 
 

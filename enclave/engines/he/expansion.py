@@ -1,0 +1,154 @@
+"""Oblivious expansion: one ciphertext with up to 2^L coefficients becomes as many encryptions of constants.
+
+An encrypted model of d weights would travel as d ciphertexts. Packed into the coefficients of a few, it is expanded
+where it is used: level j splits a polynomial into its even and odd halves with respect to 2^j,
+
+    c + c(X^(N / 2^j + 1))    and    X^(-2^j) (c - c(X^(N / 2^j + 1))),
+
+which doubles what it keeps, so the sender scales coefficient i down beforehand by 2 for each split on its way. A
+node that has no second half is left alone: count - 1 key switches for `count` constants, whatever the count.
+
+Reference: Angel, Chen, Laine, Setty, "PIR with compressed queries and amortized query processing" (2018), section 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclave.engines.he.keys import PublicSeed, SecretKey
+from enclave.engines.he.ring import Ring, Words
+from enclave.engines.he.switching import SwitchKey, apply_automorphism, automorphism_key, switch_key_shape
+from enclave.errors import BadInput
+
+__all__ = ["Expansion", "expand_constants", "expansion_keys", "packed_phases", "read_keys"]
+
+_BATCH = 16  # nodes at once: enough to amortise calls, few enough to stay in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class Expansion:
+    """How `count` constants are packed.
+
+    Attributes:
+        count: of all constants.
+        levels: L; a ciphertext holds at most 2^L of them. 0: each travels alone, and there are no keys.
+    """
+
+    count: int
+    levels: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 <= self.levels <= 14:
+            raise BadInput(f"expected a positive count and 0 to 14 levels, found {self.count} and {self.levels}")
+
+    @property
+    def ciphertexts(self) -> int:
+        """Packed ciphertexts that travel."""
+        return -(-self.count >> self.levels) if self.levels else self.count
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Constants in each packed ciphertext: equal but for one."""
+        small, more = divmod(self.count, self.ciphertexts)
+        return tuple(small + (index < more) for index in range(self.ciphertexts))
+
+    @property
+    def switches(self) -> int:
+        """Key switches of the whole expansion."""
+        return self.count - self.ciphertexts
+
+    def splits(self, size: int) -> NDArray[np.int64]:
+        """By how many doublings each constant of a ciphertext of `size` grows: [size]."""
+        doublings = np.zeros(size, np.int64)
+        for level in range(self.levels):
+            nodes = np.arange(size) % (1 << level)
+            doublings += nodes + (1 << level) < size
+        return doublings
+
+    def exponents(self, degree: int) -> tuple[int, ...]:
+        """Of the automorphism of each level."""
+        return tuple((degree >> level) + 1 for level in range(self.levels))
+
+
+def packed_phases(ring: Ring, values: Words, bits: int, expansion: Expansion) -> Words:
+    """Phases to encrypt for `values` modulo 2^bits: [ciphertexts, k, N], coefficient form.
+
+    Constant i of a ciphertext has phase q m / 2^(bits + splits), rounded, in coefficient i.
+    """
+    numerators = np.zeros((expansion.ciphertexts, ring.degree), object)
+    start = 0
+    for row, size in enumerate(expansion.sizes):
+        part = values[start : start + size].astype(object)
+        half = 1 << bits - 1
+        centred = np.where(part >= half, part - (1 << bits), part)
+        for index, (value, splits) in enumerate(zip(centred, expansion.splits(size), strict=True)):
+            numerators[row, index] = _rounded(ring.modulus * int(value), bits + int(splits))
+        start += size
+    return ring.from_integers(numerators)
+
+
+def expansion_keys(secret_key: SecretKey, expansion: Expansion, seed: PublicSeed, first: int) -> Words:
+    """The halves b of the automorphism keys: [levels, digits, k + 1, N], evaluation form."""
+    ring = secret_key.ring
+    digits = switch_key_shape(ring)[0]
+    keys = [
+        automorphism_key(secret_key, exponent, seed, first + level * digits)
+        for level, exponent in enumerate(expansion.exponents(ring.degree))
+    ]
+    found: Words = np.array(keys, np.uint64).reshape(expansion.levels, *switch_key_shape(ring))
+    return found
+
+
+def read_keys(ring: Ring, b: Words, seed: PublicSeed, first: int) -> list[SwitchKey]:
+    """The keys of received halves [levels, digits, k + 1, N]."""
+    digits = switch_key_shape(ring)[0]
+    return [SwitchKey(ring, half, seed, first + level * digits) for level, half in enumerate(b)]
+
+
+def expand_constants(keys: Sequence[SwitchKey], packed: Words, expansion: Expansion, ring: Ring) -> Iterator[Words]:
+    """Encryptions of the constants, one packed ciphertext after the other.
+
+    Args:
+        keys: one for each level. packed: [ciphertexts, 2, k, N], coefficient form. ring: of the data primes.
+
+    Yields:
+        [size, 2, k, N], coefficient form, for each packed ciphertext, in order.
+    """
+    if len(keys) != expansion.levels or len(packed) != expansion.ciphertexts:
+        raise BadInput(
+            f"expected {expansion.levels} keys and {expansion.ciphertexts} ciphertexts, "
+            f"found {len(keys)} and {len(packed)}"
+        )
+    for ciphertext, size in zip(packed, expansion.sizes, strict=True):
+        yield _expanded(keys, ciphertext, size, ring)
+
+
+def _expanded(keys: Sequence[SwitchKey], ciphertext: Words, size: int, ring: Ring) -> Words:
+    nodes = np.empty((size, *ciphertext.shape), np.uint64)
+    nodes[0] = ciphertext
+    for level, key in enumerate(keys):
+        step = 1 << level
+        splitting = max(min(step, size - step), 0)  # nodes r < step with r + step < size
+        for start in range(0, splitting, _BATCH):
+            stop = min(start + _BATCH, splitting)
+            whole = nodes[start:stop]
+            turned = apply_automorphism(key, whole, (ring.degree >> level) + 1)
+            nodes[start + step : stop + step] = _divided_by_power(ring, ring.sub(whole, turned), step)
+            nodes[start:stop] = ring.add(whole, turned)
+    return nodes
+
+
+def _divided_by_power(ring: Ring, x: Words, step: int) -> Words:
+    """X^(-step) x, coefficient form."""
+    out = np.roll(x, -step, axis=-1)
+    out[..., -step:] = ring.neg(out)[..., -step:]
+    return out
+
+
+def _rounded(numerator: int, bits: int) -> int:
+    """round(numerator / 2^bits)."""
+    return (numerator + (1 << bits - 1)) >> bits
