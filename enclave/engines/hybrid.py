@@ -1,25 +1,149 @@
-"""Homomorphic encryption joined to secret sharing, and the choice of a job's engine."""
+"""Homomorphic encryption joined to secret sharing, and the choice of a job's engine.
+
+`HybridEngine` is `MpcEngine`, but for products of rows that owners know in the clear with weights that one rank, the
+buyer, knows in the clear: the buyer sends its weights encrypted, once, each owner multiplies its own plaintext rows
+with them, and the product becomes shares (`he.encrypted_weights`). Rows leave their owner in no form then, not even
+masked, and what travels does not depend on their width. The rest, metrics included, runs on shares with the dealer.
+
+Which products are encrypted follows from shapes alone, so that all parties, the plan and the dealer agree; the plan
+lists them as `statements`.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from math import prod
 from typing import cast
 
+import numpy as np
+
+from enclave.engines.he.encrypted_weights import EncryptedWeights
+from enclave.engines.he.matrices import MatrixPacking, cheapest
 from enclave.engines.interface import Engine
 from enclave.engines.mpc.engine import MpcEngine
+from enclave.engines.mpc.protocols.arithmetic import Bilinear, Conv2d, MatMul
 from enclave.engines.mpc.session import Session
+from enclave.engines.mpc.tape import Array
+from enclave.engines.mpc.tensor import Part, RingTensor
+from enclave.errors import BadSpec
 
-__all__ = ["HybridEngine", "engine_for"]
+__all__ = ["MOST_QUERIES", "HybridEngine", "engine_for"]
+
+Shape = tuple[int, ...]
+U = np.uint64
+
+# Ciphertexts of weights in one product: 100 MB for the buyer to send to each owner, and 270 MB in an owner's memory.
+MOST_QUERIES = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrices:
+    """A product as one of matrices: rows (n, inner) with weights (inner, outputs)."""
+
+    op: MatMul | Conv2d
+    rows: Shape
+    weights: Shape
+
+    @property
+    def matrix(self) -> tuple[int, int, int]:
+        """n, inner, outputs."""
+        if isinstance(self.op, MatMul):
+            return self.rows[0], self.rows[1], self.op.shape(self.rows, self.weights)[1]
+        height, width = self.op.geometry(self.weights).out(self.rows[2], self.rows[3])
+        return self.rows[0] * height * width, prod(self.weights[1:]), self.weights[0]
+
+    def of_part(self, part: Part) -> Part:
+        """Rows of one holder."""
+        n, inner, _ = replace(self, rows=part.shape).matrix
+        plain = part.plain
+        if plain is not None and isinstance(self.op, Conv2d):
+            plain = self.op.geometry(self.weights).unfold(plain)
+        return Part(part.holder, (n, inner), plain, part.stream)
+
+    def of_weights(self, plain: Array) -> Array:
+        """(inner, outputs)."""
+        if isinstance(self.op, MatMul):
+            return plain.T if self.op.transpose_y else plain
+        return plain.transpose(2, 3, 1, 0).reshape(-1, plain.shape[0])
+
+    def result(self, scores: Array) -> Array:
+        """Scores (n, outputs) in the shape of the product."""
+        if isinstance(self.op, MatMul):
+            return scores
+        n, outputs, height, width = self.op.shape(self.rows, self.weights)
+        return np.ascontiguousarray(scores.reshape(n, height, width, outputs).transpose(0, 3, 1, 2))
 
 
 class HybridEngine(MpcEngine):
-    """`MpcEngine`, whose products of rows known to owners with weights known to the buyer are encrypted."""
+    """`MpcEngine`, whose products of rows known to owners with weights known to the buyer are encrypted.
+
+    Args:
+        rows: of the whole job, which decides between small queries and small answers; 0: each product stands alone.
+        always: encrypt whatever fits, even where masking rows would send less: rows must not leave their owner.
+            What has more than MOST_QUERIES ciphertexts of weights is refused then, and masked otherwise.
+    """
+
+    def __init__(
+        self, session: Session, frac_bits: int, network: str = "lan", rows: int = 0, *, always: bool = False
+    ) -> None:
+        super().__init__(session, frac_bits, network)
+        self._rows, self._always = rows, always
+        self._encrypted = EncryptedWeights(session, frac_bits)
+
+    def _product(self, op: Bilinear, x: RingTensor, y: RingTensor, lazy: bool = False) -> RingTensor:
+        product = self._eligible(op, x, y)
+        packing = None if product is None else self._packing(product, x, y)
+        if product is None or packing is None:
+            return super()._product(op, x, y, lazy)
+        (weights,) = y.parts
+        plain = None if weights.plain is None else product.of_weights(weights.plain)
+        parts = [product.of_part(part) for part in x.parts]
+        share = self._run(self._encrypted.product((y, op), packing, parts, plain, weights.holder))
+        shape = op.shape(x.shape, y.shape)
+        bits = x.frac_bits + y.frac_bits
+        found = self._new(self.session.local(product.result, shape, share), shape, bits, pending=True)
+        return found if lazy else self._operand(found)
+
+    def _eligible(self, op: Bilinear, x: RingTensor, y: RingTensor) -> _Matrices | None:
+        """The product as one of matrices, if each row and all weights are known to somebody, and not all to one."""
+        if len(y.parts) != 1 or not x.parts or any(t.frac_bits != self._frac_bits for t in (x, y)):
+            return None
+        if all(part.holder == y.parts[0].holder for part in x.parts):
+            return None
+        if (isinstance(op, MatMul) and not op.transpose_x) or (isinstance(op, Conv2d) and op.groups == 1):
+            return _Matrices(op, x.shape, y.shape)
+        return None
+
+    def _packing(self, product: _Matrices, x: RingTensor, y: RingTensor) -> MatrixPacking | None:
+        """Chosen from shapes alone; None: masking is better, or must do."""
+        known = self._encrypted.packing((y, product.op))
+        if known is not None:
+            return known
+        encrypted, others = self._encrypted, self.session.parties - 1
+        n, inner, outputs = product.matrix
+        uses = max(1, -(-self._rows // x.shape[0]))
+        query, answer = others * encrypted.query_bytes, encrypted.answer_bytes
+        packing = cheapest(encrypted.parameters.degree, inner, outputs, n, uses, query, answer)
+        if packing.queries > MOST_QUERIES:
+            if self._always:
+                raise BadSpec(
+                    f"{self.session.stage or 'a product'} needs {packing.queries} ciphertexts of weights, "
+                    f"at most {MOST_QUERIES}",
+                    hint="engine hybrid or mpc would do",
+                )
+            return None
+        sent = packing.queries * query + uses * packing.answers(n) * answer
+        # Masked once each, to all others; and a dealt share of the product.
+        masked = 8 * (others * (uses * x.size + y.size) + uses * n * outputs)
+        return packing if self._always or sent < masked else None
 
 
 def engine_for(engine: str, session: Session, frac_bits: int, network: str = "lan", rows: int = 0) -> Engine:
     """The engine of a job, as its specification names it.
 
     Args:
-        engine: "mpc", "hybrid" or "he"; without a dealer "he" alone, which opens nothing but its outputs.
+        engine: "mpc"; "hybrid", which encrypts what is cheaper so; "he", which encrypts whatever rows and weights meet
+            and, without a dealer, opens nothing but its outputs.
         rows: of the whole job, by which packings are chosen; 0: unknown.
     """
     if engine == "mpc":
@@ -28,4 +152,4 @@ def engine_for(engine: str, session: Session, frac_bits: int, network: str = "la
         from enclave.engines.he.engine import HeEngine
 
         return cast(Engine, HeEngine(session, frac_bits))
-    return cast(Engine, HybridEngine(session, frac_bits, network))
+    return cast(Engine, HybridEngine(session, frac_bits, network, rows, always=engine == "he"))

@@ -114,6 +114,7 @@ class Session(ABC):
         self.rounds = 0
         self.stage = ""
         self.has_dealer = True
+        self.public_seed = b""  # equal at all parties of a session, and chosen by none
         self.network = Network()
         self.deals_keys = True  # of comparison functions: see `protocols.signs`
         self._streams = 1  # stream 0 is never used, so that a forgotten number shows

@@ -1,0 +1,199 @@
+"""The encrypted half of a hybrid session: keys, weights that were sent once, and products that become shares.
+
+    buyer -> each other party    public key and weights, encrypted, once
+    owner -> buyer               for each block of rows: answers, re-randomised, as `shares` says
+
+One instance belongs to one session, and a secret key to one instance: keys are fresh in every job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from enclave.engines.he import rlwe
+from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.matrices import MatrixPacking, multiply
+from enclave.engines.he.parameters import Parameters, checked, primes_of
+from enclave.engines.he.ring import Words
+from enclave.engines.he.sampling import Source
+from enclave.engines.he.shares import Pair, returned_bits, returned_words, to_shares
+from enclave.engines.he.wire import pack, packed_words, unpack
+from enclave.engines.mpc import kernels
+from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
+from enclave.engines.mpc.tape import Array, Blank
+from enclave.engines.mpc.tensor import Part
+
+__all__ = ["EncryptedWeights", "parameters"]
+
+# Safety: a conversion leaves its reader a uniform share and nothing to learn of the key, so a high cap does no harm.
+_MOST_CONVERSIONS = 1 << 40
+DEGREE = 4096
+
+
+def parameters() -> Parameters:
+    """Of encrypted weights: 100 bits, so that noise stays below what rounds the result even for large rows."""
+    return checked("bfv", DEGREE, primes_of(DEGREE, (50, 50)))
+
+
+@dataclass(slots=True)
+class _Keys:
+    """Of one buyer, as one rank knows them; only its own rank has the secret key, only others the public one."""
+
+    seed: PublicSeed | None = None
+    secret_key: SecretKey | None = None
+    public_key: PublicKey | None = None
+    source: Source | None = None
+    used: int = 0  # uniform polynomials of the seed
+
+
+@dataclass(slots=True)
+class _Query:
+    """Weights as they were sent. `ciphertexts` [groups, strips, 2, k, N], evaluation form, at all but their buyer."""
+
+    packing: MatrixPacking
+    ciphertexts: Words | None = None
+
+
+@dataclass(slots=True)
+class EncryptedWeights:
+    """Products of rows known to owners with weights known to one rank, in a session."""
+
+    session: Session
+    frac_bits: int
+    parameters: Parameters = field(default_factory=parameters)
+    _keys: dict[int, _Keys] = field(default_factory=dict)
+    _queries: dict[Hashable, _Query] = field(default_factory=dict)
+
+    @property
+    def bits(self) -> int:
+        """Bits of each coefficient that comes back."""
+        return returned_bits(self.parameters.degree, self.frac_bits)
+
+    @property
+    def key_bytes(self) -> int:
+        """Of a public key on the wire."""
+        return 8 * self._words(())
+
+    @property
+    def query_bytes(self) -> int:
+        """Of one ciphertext of weights on the wire, to one party."""
+        return 8 * self._words(())
+
+    @property
+    def answer_bytes(self) -> int:
+        """Of one ciphertext that comes back."""
+        return 8 * returned_words(self.parameters.ring(), (), self.bits)
+
+    def packing(self, name: Hashable) -> MatrixPacking | None:
+        """How the weights called `name` were sent; None: not yet."""
+        return self._queries[name].packing if name in self._queries else None
+
+    def product(
+        self, name: Hashable, packing: MatrixPacking, rows: Sequence[Part], weights: Tensor, buyer: int
+    ) -> Protocol[Tensor]:
+        """Shares of rows @ weights modulo 2^64, uint64 [n, outputs], not truncated.
+
+        Args:
+            name: of the weights; what was sent under it is used again, in its own packing.
+            rows: matrices of packing.inner columns, stacked; each known to its holder.
+            weights: uint64 [inner, outputs] at `buyer`, ignored elsewhere.
+
+        **Cost** one round, two for new weights; `query_bytes` each ciphertext to every other party, `answer_bytes`
+        each answer, from the rows' holder to the buyer; nothing for rows of the buyer's own. No dealer.
+        **Reveals** nothing: weights are encrypted under the buyer's key (RLWE); for answers see `shares.to_shares`.
+        """
+        yield from self._sent(name, packing, weights, buyer)
+        query = self._queries[name]
+        shares = yield from together(*(self._block(part, query, weights, buyer) for part in rows))
+        total = (sum(part.shape[0] for part in rows), packing.outputs)
+        return shares[0] if len(rows) == 1 else self.session.local(lambda *s: np.concatenate(s), total, *shares)
+
+    # ---- weights
+    def _sent(self, name: Hashable, packing: MatrixPacking, weights: Tensor, buyer: int) -> Protocol[None]:
+        """Sends the buyer's public key and these weights, unless that was done before."""
+        if name in self._queries:
+            return
+        fresh = buyer not in self._keys
+        keys = self._keys.setdefault(buyer, _Keys())
+        session, ring = self.session, self.parameters.ring()
+        shape = (packing.groups, packing.strips)
+        first, keys.used = keys.used, keys.used + packing.queries
+        if fresh:
+            session.local(lambda: self._generate(keys, buyer), ())
+
+        def encrypted() -> Tensor:
+            if session.rank != buyer:
+                return Blank((self._words(shape),))
+            assert keys.secret_key is not None and keys.seed is not None
+            phases = ring.from_torus(packing.of_weights(weights), 64)
+            return pack(rlwe.encrypt(keys.secret_key, phases, keys.seed, first), ring.primes)
+
+        values = [session.local(lambda: self._public(keys), (self._words(()),))] if fresh else []
+        values.append(session.local(encrypted, (self._words(shape),)))
+        others = [rank for rank in range(session.parties) if rank != buyer]
+        labels = ["he:key", "he:weights"][-len(values) :]
+        items = [
+            Item(label, value, sender=buyer, to=rank)
+            for rank in others
+            for label, value in zip(labels, values, strict=True)
+        ]
+        opened = yield items
+        query = self._queries[name] = _Query(packing)
+        if session.rank is not None and session.rank != buyer:
+            place = others.index(session.rank) * len(values)
+            own = opened[place : place + len(values)]
+            assert keys.seed is not None
+            if fresh:
+                b = unpack(own[0], ring.primes, (len(ring.primes), ring.degree))
+                keys.public_key = PublicKey(ring, b, keys.seed)
+            halves = unpack(own[-1], ring.primes, (*shape, len(ring.primes), ring.degree))
+            query.ciphertexts = ring.ntt(rlwe.expand(ring, halves, keys.seed, first))
+
+    def _generate(self, keys: _Keys, buyer: int) -> Array:
+        # Safety: a session's own seed, so that no party chooses the uniform halves; one for each buyer.
+        keys.seed = PublicSeed.derived(self.session.public_seed + b"hybrid" + bytes([buyer]))
+        keys.source = Source.fresh()
+        if self.session.rank == buyer:
+            ring = self.parameters.ring()
+            keys.secret_key = SecretKey(ring, keys.source, _MOST_CONVERSIONS)
+            keys.public_key = PublicKey.generate(keys.secret_key, ring, keys.seed)
+        return np.zeros((), np.uint64)
+
+    def _public(self, keys: _Keys) -> Tensor:
+        if keys.public_key is None:
+            return Blank((self._words(()),))
+        return pack(keys.public_key.b, self.parameters.primes)
+
+    def _words(self, lead: tuple[int, ...]) -> int:
+        primes = self.parameters.primes
+        return packed_words(primes, (*lead, len(primes), self.parameters.degree))
+
+    # ---- rows
+    def _block(self, part: Part, query: _Query, weights: Tensor, buyer: int) -> Protocol[Tensor]:
+        session, packing, rows = self.session, query.packing, part.shape[0]
+        shape = (rows, packing.outputs)
+        if part.holder == buyer:
+            return session.local(lambda: self._own(part, weights, shape, buyer), shape)
+        ring, keys = self.parameters.ring(), self._keys[buyer]
+        lead = (packing.blocks(rows), packing.strips)
+        whole = (*lead, 2, len(ring.primes), ring.degree)
+
+        def answer() -> Tensor:
+            if session.rank != part.holder:
+                return Blank(whole)
+            assert part.plain is not None and query.ciphertexts is not None
+            return multiply(ring, packing, np.ascontiguousarray(part.plain).view(np.int64), query.ciphertexts)
+
+        pair = Pair(ring, part.holder, buyer, keys.public_key, keys.source, keys.secret_key)
+        share = yield from to_shares(session, pair, session.local(answer, whole), lead, self.bits)
+        return session.local(lambda s: packing.scores(s, rows), shape, share)
+
+    def _own(self, part: Part, weights: Tensor, shape: tuple[int, ...], buyer: int) -> Array:
+        """The buyer's own rows with its own weights: nothing to encrypt."""
+        if self.session.rank != buyer:
+            return np.zeros(shape, np.uint64)
+        plain: Tensor = part.plain
+        return kernels.matmul(plain, weights)
