@@ -13,11 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from enclave.engines.hybrid import engine_for
 from enclave.engines.interface import Engine
 from enclave.engines.mpc.recorder import Recorder
+
+if TYPE_CHECKING:
+    from enclave.engines.he.planner import Hiding
 
 __all__ = ["Plan", "Quote", "Stage", "make_plan"]
 
@@ -59,6 +62,8 @@ class Plan:
         releases: labels of the outputs that are opened in the clear, each to one rank.
         largest_tensor_bytes: the largest tensor that any party or the dealer has in hand; what bounds their memory.
         uses_torch: whether some product is large enough for torch, whose import takes seconds.
+        engine: "mpc", "hybrid" or "he".
+        hiding: what hides the owners' rows in each kind of ciphertext that leaves them; empty without encryption.
     """
 
     digest: bytes
@@ -74,6 +79,8 @@ class Plan:
     stages: tuple[Stage, ...]
     largest_tensor_bytes: int
     uses_torch: bool
+    engine: str = "mpc"
+    hiding: tuple[Hiding, ...] = ()
 
     def sent_bytes(self, rank: int) -> int:
         """Bytes that a rank sends in all."""
@@ -112,7 +119,8 @@ def make_plan(
         workload: the job, its release included; it must not look at values, and there are none.
     """
     recorder = Recorder(parties, has_dealer=has_dealer)
-    workload(engine_for(engine, recorder, frac_bits, network, rows))
+    running = engine_for(engine, recorder, frac_bits, network, rows)
+    workload(running)
     links: Counter[tuple[int, int]] = Counter()
     stages: dict[str, list[int]] = {}
     rounds = openings = words = dealt = largest = 0
@@ -152,4 +160,6 @@ def make_plan(
         stages=tuple(Stage(name, *totals) for name, totals in stages.items()),
         largest_tensor_bytes=recorder.largest_tensor_bytes,
         uses_torch=recorder.uses_torch,
+        engine=engine,
+        hiding=tuple(getattr(running, "statements", ())),  # only an engine that encrypts makes statements
     )

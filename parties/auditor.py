@@ -132,6 +132,7 @@ def _derived(found: LeakageReport, spec: JobSpec, spec_digest: bytes, said: Stat
         openings=found.planned_openings,
         dealer_bytes=found.dealer_bytes,
         stages=found.stages,
+        hiding=found.hiding,
     )
     if audit.reused_masks != seen.reused_masks:
         audit = dataclasses.replace(audit, duplicate_words=seen.reused_masks, reused_pairs=0, repeated_starts=0)

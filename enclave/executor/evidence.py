@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from enclave.executor.claims import job_claims
 from enclave.leakage.audit import AuditResult
-from enclave.leakage.report import PlanFigures, PlannedLink, PlannedStage, build_report
+from enclave.leakage.report import HiddenCiphertexts, PlanFigures, PlannedLink, PlannedStage, build_report
 from enclave.messages import JobSpec, Reason, Signed, Statement, Transcript
 from enclave.receipts import digest
 
@@ -71,5 +72,8 @@ def _figures(plan: Plan, spec: JobSpec) -> PlanFigures:
         stages=tuple(
             PlannedStage(s.name, s.rounds, s.sent_bytes + (0 if spec.deal_ahead else s.dealt_bytes))
             for s in plan.stages
+        ),
+        hiding=tuple(
+            HiddenCiphertexts(h.label, h.bits if math.isfinite(h.bits) else None, h.method) for h in plan.hiding
         ),
     )

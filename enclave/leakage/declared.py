@@ -114,6 +114,14 @@ def party_views(spec: JobSpec) -> tuple[PartyView, ...]:
 
 _PUBLIC = "the public facts of the job"
 _SHARES = "shares of every intermediate value, and masked openings: uniform words"
+_ENCRYPTED = "weights under the buyer's key, made for this job"
+_RETURNED = "ciphertexts that owners computed, which hide their rows as the report says"
+
+
+def _working(spec: JobSpec, encrypted: str) -> tuple[str, ...]:
+    """What a party that computes has before its eyes on the way, besides what is its own."""
+    shares = (_SHARES,) if spec.has_dealer else ()
+    return (_PUBLIC, *shares) if spec.engine == "mpc" else (_PUBLIC, *shares, encrypted)
 
 
 def _owner(spec: JobSpec, rank: int) -> PartyView:
@@ -123,7 +131,7 @@ def _owner(spec: JobSpec, rank: int) -> PartyView:
         others.append(f"the rows of {spec.buyer.name}")
     weights = "the model that is trained" if spec.kind == "train" else "the model's weights"
     outputs = [f"the result ({', '.join(spec.outputs)})"]
-    sees = (f"its own data set {own.name}, {own.rows} rows", _PUBLIC, _SHARES)
+    sees = (f"its own data set {own.name}, {own.rows} rows", *_working(spec, _ENCRYPTED))
     return PartyView(own.owner, "owner", sees, (weights, *others, *outputs))
 
 
@@ -138,7 +146,7 @@ def _buyer(spec: JobSpec) -> PartyView:
     hidden = [f"any row, feature, label or score of {d.owner} beyond the released outputs" for d in spec.datasets]
     if shared:
         hidden.append("the trained model: it stays shared")
-    return PartyView(spec.buyer.name, "buyer", (*own, _PUBLIC, _SHARES), tuple(hidden))
+    return PartyView(spec.buyer.name, "buyer", (*own, *_working(spec, _RETURNED)), tuple(hidden))
 
 
 def _dealer(dealer: PartyRef) -> PartyView:

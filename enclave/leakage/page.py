@@ -37,6 +37,7 @@ def render(report: LeakageReport) -> str:
         _views(report),
         _transcript(report),
         _openings(report),
+        *([_hiding(report)] if report.hiding else []),
         _claims(report),
         _policy(report),
         _list("Public by design", "All parties of the job may know this; it is not protected.", report.public),
@@ -111,6 +112,8 @@ def _outputs(report: LeakageReport) -> str:
 
 def _views(report: LeakageReport) -> str:
     note = "By the protocol, as long as the dealer does not join forces with a party that computes."
+    if not any(view.role == "dealer" for view in report.views):
+        note = "By the protocol. The job had no dealer: nobody else can help a party to see more."
     return _section("What each party sees", note, f'<div class="views">{"".join(map(_view, report.views))}</div>')
 
 
@@ -184,6 +187,19 @@ def _openings(report: LeakageReport) -> str:
         "to each other: this was tested on what this party received."
     )
     return _section("Values opened on the way", note, body)
+
+
+def _hiding(report: LeakageReport) -> str:
+    rows = [
+        (text(h.label), "all" if h.bits is None else f"{h.bits:.0f}", text(h.method)) for h in report.hiding[:_SHOWN]
+    ]
+    note = (
+        "What an owner computes from its own rows leaves it inside ciphertexts, whose noise and unused places could "
+        "tell more than the result. What is added before they leave covers that: the number of bits says how well. "
+        "At 40 bits, whoever has the key tells the real ciphertext from one made without the rows with a chance of "
+        "at most one in 2^40."
+    )
+    return _section("Ciphertexts that left an owner", note, _table(("What", "#Hidden bits", "How"), rows))
 
 
 def _claims(report: LeakageReport) -> str:

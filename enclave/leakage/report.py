@@ -27,6 +27,7 @@ __all__ = [
     "MAX_REPORT_BYTES",
     "SCHEMA",
     "Finding",
+    "HiddenCiphertexts",
     "LeakageReport",
     "LinkFigures",
     "PlanFigures",
@@ -36,7 +37,7 @@ __all__ = [
     "build_report",
 ]
 
-SCHEMA = "enclave.report/1"
+SCHEMA = "enclave.report/2"
 MAX_REPORT_BYTES = 8 << 20
 _MAX_ITEMS = 10_000
 
@@ -60,6 +61,22 @@ class PlannedStage:
 
 
 @dataclass(frozen=True, slots=True)
+class HiddenCiphertexts:
+    """One kind of ciphertext that leaves an owner.
+
+    Attributes:
+        label: which.
+        bits: what it tells of the rows beyond its declared content is a statistical distance of at most 2^-bits; None
+            where that is nothing at all.
+        method: what hides them, in words.
+    """
+
+    label: str
+    bits: float | None
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
 class PlanFigures:
     """What the report needs of a plan. `dealer_bytes` is what the dealer sends in all."""
 
@@ -68,6 +85,7 @@ class PlanFigures:
     openings: int
     dealer_bytes: int
     stages: tuple[PlannedStage, ...] = ()
+    hiding: tuple[HiddenCiphertexts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +123,7 @@ class LeakageReport:
         findings: empty when nothing was found. `checks` says how many things were looked at.
         planned_rounds, rounds: by plan, and counted at this party.
         plan_digest, spec_digest, transcript_digest: hex.
+        hiding: what hides the owners' rows in the ciphertexts that leave them; empty where nothing is encrypted.
         links: the plan's links, measured where this party is one end.
         transcript_equals_plan: step by step, as this party's session found.
         claims: lines "key=value", computed from the configuration that ran.
@@ -133,6 +152,7 @@ class LeakageReport:
     links: tuple[LinkFigures, ...]
     dealer_bytes: int
     stages: tuple[PlannedStage, ...]
+    hiding: tuple[HiddenCiphertexts, ...]
     planned_openings: int
     openings: int
     transcript_equals_plan: bool
@@ -231,6 +251,7 @@ def build_report(
         links=links,
         dealer_bytes=plan.dealer_bytes,
         stages=plan.stages,
+        hiding=plan.hiding,
         planned_openings=plan.openings,
         openings=transcript.openings,
         transcript_equals_plan=transcript.equals_plan,
@@ -302,7 +323,9 @@ def _limits(spec: JobSpec) -> tuple[str, ...]:
         " exact accuracies on n rows reveal all labels.",
         "A weak random generator behind uniform masks is invisible to these tests; the claims name the generator.",
         "Parties are assumed to follow the protocol; wrong inputs, or a party that deviates, are not detected.",
-        "The dealer together with any one party that computes could remove all masks; who runs it is a claim.",
+        "The dealer together with any one party that computes could remove all masks; who runs it is a claim."
+        if spec.has_dealer
+        else "Ciphertexts hide what they hold as long as ring learning with errors is hard, at 128 bits.",
         "Timing was not tested for dependence on data.",
         f"Large jobs are sampled; a defect in a few words only can be missed. p below {SMALLEST_P:g} counts as found.",
     ]

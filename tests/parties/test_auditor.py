@@ -94,7 +94,7 @@ def test_a_check_that_passed_tells_of_no_failure(room: Room, receipt: Path, tmp_
 
 
 # No receipt holds the figures of a plan: that they were changed is seen by the digest alone.
-PLANNED = ("planned_rounds", "planned_openings", "links", "dealer_bytes", "stages")
+PLANNED = ("planned_rounds", "planned_openings", "links", "dealer_bytes", "stages", "hiding")
 
 
 def forged(value: Any) -> Any:
@@ -116,6 +116,7 @@ def test_no_field_of_a_report_can_be_changed(room: Room, receipt: Path, tmp_path
     data = json.loads(own_report(room).to_json())
     fresh: dict[str, Any] = {"findings": [{"check": "a", "text": "b"}], "reasons": [{"rule": "a", "text": "b"}]}
     fresh["stages"] = [{"name": "a", "rounds": 1, "bytes": 2}]
+    fresh["hiding"] = [{"label": "a", "bits": 40.0, "method": "b"}]
     data[field] = fresh.get(field) or forged(data[field])
     path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     failures = {check.name: check for check in verify(receipt, report_path=path).failures}

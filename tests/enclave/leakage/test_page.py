@@ -13,7 +13,7 @@ import pytest
 
 from enclave.leakage.audit import LabelResult, OpeningAudit
 from enclave.leakage.plots import readable_bytes, visible
-from enclave.leakage.report import Finding, LeakageReport, PlannedStage, Rule
+from enclave.leakage.report import Finding, HiddenCiphertexts, LeakageReport, PlannedStage, Rule
 from tests.enclave.leakage.sample import make_report, make_statement
 
 HOSTILE = (
@@ -123,6 +123,7 @@ def test_hostile_text_stays_text(report: LeakageReport) -> None:
             claims=(f"{hostile}={hostile}",),
             reasons=(Rule(hostile, hostile),),
             limits=(hostile,),
+            hiding=(HiddenCiphertexts(hostile, 40.0, hostile),),
             public=(hostile,),
             checks=(hostile,),
             stages=(PlannedStage(hostile, 1, 5),),

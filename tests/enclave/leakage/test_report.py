@@ -11,7 +11,7 @@ import pytest
 
 from enclave.errors import BadInput
 from enclave.leakage.audit import OpeningAudit
-from enclave.leakage.report import SCHEMA, LeakageReport
+from enclave.leakage.report import SCHEMA, HiddenCiphertexts, LeakageReport
 from enclave.messages import LinkTraffic, Reason
 from tests.enclave.leakage.sample import LINKS, PLAN, make_report, make_spec, make_statement, training_spec
 
@@ -101,7 +101,22 @@ def test_json_round_trip_and_key_order(honest: LeakageReport) -> None:
     assert LeakageReport.from_json(text.encode()).to_json() == text
     keys = list(json.loads(text))
     assert keys[0] == "schema" and keys[1:] == [f.name for f in dataclasses.fields(LeakageReport)]
-    assert json.loads(text)["schema"] == SCHEMA == "enclave.report/1"
+    assert json.loads(text)["schema"] == SCHEMA == "enclave.report/2"
+
+
+def test_a_job_without_a_dealer_speaks_of_ciphertexts() -> None:
+    parties = make_spec().parties[:-1]
+    hidden = (HiddenCiphertexts("scores", 41.5, "flooding"), HiddenCiphertexts("shares", None, "uniform modulo q"))
+    plan = dataclasses.replace(PLAN, hiding=hidden, dealer_bytes=0)
+    report = make_report(spec=make_spec(engine="he", parties=parties), plan=plan)
+    assert report.hiding == hidden and LeakageReport.from_json(report.to_json()) == report
+    assert not any("dealer" in line for line in report.limits) and any(
+        "ring learning" in line for line in report.limits
+    )
+    assert [view.role for view in report.views] == ["owner", "owner", "buyer", "observer"]
+    page = report.to_html()
+    assert "Ciphertexts that left an owner" in page and "uniform modulo q" in page and "no dealer" in page
+    assert "Ciphertexts that left an owner" not in make_report().to_html()
 
 
 def test_json_of_everything_optional() -> None:
@@ -119,7 +134,7 @@ def test_json_of_everything_optional() -> None:
         "[" * 100_000,
         "{}",
         '{"schema": "enclave.report/2"}',
-        '{"schema": "enclave.report/1"}',
+        '{"schema": "enclave.report/2"}',
         b"\xff\xfe",
         " " * (9 << 20),
     ],
