@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class Expansion:
     @property
     def ciphertexts(self) -> int:
         """Packed ciphertexts that travel."""
-        return -(-self.count >> self.levels) if self.levels else self.count
+        return -(-self.count >> self.levels)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -74,20 +75,24 @@ class Expansion:
         return tuple((degree >> level) + 1 for level in range(self.levels))
 
 
-def packed_phases(ring: Ring, values: Words, bits: int, expansion: Expansion) -> Words:
-    """Phases to encrypt for `values` modulo 2^bits: [ciphertexts, k, N], coefficient form.
+def packed_phases(ring: Ring, values: NDArray[Any], bits: int, expansion: Expansion) -> Words:
+    """Phases to encrypt for values on a torus of 2^bits: [ciphertexts, k, N], coefficient form.
 
-    Constant i of a ciphertext has phase q m / 2^(bits + splits), rounded, in coefficient i.
+    Constant i of a ciphertext has phase q v / 2^(bits + splits), rounded, in coefficient i.
+
+    Args:
+        values: [count], integers or finite float64, each taken exactly.
     """
+    if values.shape != (expansion.count,):
+        raise BadInput(f"expected {expansion.count} values, found shape {values.shape}")
     numerators = np.zeros((expansion.ciphertexts, ring.degree), object)
-    start = 0
+    position = iter(values.tolist())
     for row, size in enumerate(expansion.sizes):
-        part = values[start : start + size].astype(object)
-        half = 1 << bits - 1
-        centred = np.where(part >= half, part - (1 << bits), part)
-        for index, (value, splits) in enumerate(zip(centred, expansion.splits(size), strict=True)):
-            numerators[row, index] = _rounded(ring.modulus * int(value), bits + int(splits))
-        start += size
+        for index, splits in enumerate(expansion.splits(size).tolist()):
+            numerator, denominator = next(position).as_integer_ratio()
+            # round(q numerator / (denominator 2^(bits + splits)))
+            divisor = denominator << bits + splits + 1
+            numerators[row, index] = (2 * ring.modulus * numerator + (divisor >> 1)) // divisor
     return ring.from_integers(numerators)
 
 
@@ -147,8 +152,3 @@ def _divided_by_power(ring: Ring, x: Words, step: int) -> Words:
     out = np.roll(x, -step, axis=-1)
     out[..., -step:] = ring.neg(out)[..., -step:]
     return out
-
-
-def _rounded(numerator: int, bits: int) -> int:
-    """round(numerator / 2^bits)."""
-    return (numerator + (1 << bits - 1)) >> bits
