@@ -65,7 +65,7 @@ bench-peers: $(STAMP)
 	$(BENCH) compare out/bench-peers.jsonl
 	$(BENCH) report out/bench-peers.jsonl -o out/bench-peers.html
 
-$(STAMP): pyproject.toml constraints.txt $(wildcard enclave/engines/mpc/kernels/native/*)
+$(STAMP): pyproject.toml constraints.txt $(wildcard enclave/engines/*/kernels/native/*)
 	@python="$(PYTHON)"; \
 	if [ -z "$$python" ]; then \
 	  for candidate in python3.11 python3 python3.12 python3.13; do \

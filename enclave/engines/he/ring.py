@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.kernels import portable
-from enclave.engines.he.kernels.tables import Tables, bit_reversed, make_tables, ntt_primes
+from enclave.engines.he import kernels
+from enclave.engines.he.kernels.tables import Tables, make_tables, ntt_primes
 from enclave.engines.mpc.random import KeyStream
 from enclave.errors import BadInput
 
@@ -39,7 +39,7 @@ class Ring:
     Raises: BadInput: a degree or a prime that does not fit.
     """
 
-    __slots__ = ("_crt", "_tables", "degree", "modulus", "primes")
+    __slots__ = ("_fractions", "_tables", "_weights", "degree", "modulus", "primes")
 
     degree: int
     primes: tuple[int, ...]
@@ -57,7 +57,8 @@ class Ring:
         self.degree = tables.degree
         self.primes = tuple(int(p) for p in tables.primes)
         self.modulus = prod(self.primes)
-        self._crt = _Reconstruction(self.primes)
+        self._weights = np.array([pow(self.modulus // p, -1, p) for p in self.primes], np.uint64)
+        self._fractions = np.array([divmod((1 << 128) // p, 1 << 64)[::-1] for p in self.primes], np.uint64)
 
     def __repr__(self) -> str:
         return f"Ring({self.degree}, {self.primes})"
@@ -76,33 +77,33 @@ class Ring:
         ring._fill(self._tables.lower(count))
         return ring
 
-    @property
-    def _column(self) -> Words:
-        return self._tables.primes[:, None]
-
     def ntt(self, x: Words) -> Words:
         """Coefficient form -> evaluation form."""
-        return portable.ntt(self._tables, self._checked(x))
+        return kernels.ntt(self._tables, self._checked(x))
 
     def intt(self, x: Words) -> Words:
         """Evaluation form -> coefficient form."""
-        return portable.intt(self._tables, self._checked(x))
+        return kernels.intt(self._tables, self._checked(x))
 
     def add(self, x: Words, y: Words) -> Words:
         """x + y; leading axes broadcast."""
-        return portable.add(self._checked(x), self._checked(y), self._column)
+        return kernels.add(self._tables, self._checked(x), self._checked(y))
 
     def sub(self, x: Words, y: Words) -> Words:
         """x - y; leading axes broadcast."""
-        return portable.subtract(self._checked(x), self._checked(y), self._column)
+        return kernels.subtract(self._tables, self._checked(x), self._checked(y))
 
     def neg(self, x: Words) -> Words:
         """-x."""
-        return portable.subtract(np.zeros((1, 1), np.uint64), self._checked(x), self._column)
+        return kernels.subtract(self._tables, np.zeros((len(self.primes), self.degree), np.uint64), self._checked(x))
 
     def multiply(self, x: Words, y: Words) -> Words:
         """The products of residues: of polynomials in evaluation form. Leading axes broadcast."""
-        return portable.multiply(self._checked(x), self._checked(y), self._column)
+        return kernels.multiply(self._tables, self._checked(x), self._checked(y))
+
+    def multiply_add(self, x: Words, y: Words, z: Words) -> Words:
+        """x y + z as `multiply`; leading axes broadcast to those of x y."""
+        return kernels.multiply_add(self._tables, self._checked(x), self._checked(y), self._checked(z))
 
     def dot(self, xs: Words, ys: Words) -> Words:
         """sum_j xs[..., j, :, :] ys[j, ..., :, :], all in evaluation form.
@@ -118,7 +119,7 @@ class Ring:
             raise BadInput(f"expected as many columns as ciphertexts, found shapes {xs.shape} and {ys.shape}")
         tail = xs.shape[-2:]
         blocks = xs.reshape(-1, *xs.shape[-3:])
-        out = portable.dot(self._tables, blocks, ys.reshape(len(ys), -1, *tail))
+        out = kernels.dot(self._tables, blocks, ys.reshape(len(ys), -1, *tail))
         return out.reshape(*xs.shape[:-3], *ys.shape[1:-2], *tail)
 
     def from_integers(self, v: NDArray[Any]) -> Words:
@@ -128,12 +129,13 @@ class Ring:
         if v.dtype == object or v.dtype == np.uint64:
             rows = [(v % p).astype(np.uint64) for p in (self.primes if v.dtype == object else self._tables.primes)]
             return np.stack(rows, axis=-2)
-        return portable.reduce_signed(self._tables, v.astype(np.int64))
+        return kernels.reduce_signed(self._tables, v.astype(np.int64))
 
     def to_integers(self, x: Words) -> NDArray[Any]:
         """Coefficient form -> Python integers [..., N] in (-q / 2, q / 2]."""
         x = self._checked(x)
-        weighted = self._crt.weighted(x, self._tables.primes)
+        weights = np.repeat(self._weights[:, None], self.degree, axis=1)
+        weighted = kernels.multiply(self._tables, x, weights)
         terms = [weighted[..., i, :].astype(object) * (self.modulus // p) for i, p in enumerate(self.primes)]
         total: NDArray[Any] = reduce(np.add, terms) % self.modulus
         return np.where(total > self.modulus // 2, total - self.modulus, total)
@@ -154,10 +156,11 @@ class Ring:
 
         Raises: BadInput: too many rows; a value that is not finite or reaches 2^62 after scaling.
         """
-        if rows.ndim != 2 or len(rows) > self.degree:
-            raise BadInput(f"expected at most {self.degree} rows, found shape {rows.shape}")
+        if rows.ndim != 2 or len(rows) > self.degree or not 0 <= bits <= 62:
+            raise BadInput(f"expected at most {self.degree} rows and 62 bits, found shape {rows.shape} and {bits} bits")
+        rows = rows.astype(np.float64 if rows.dtype.kind == "f" else np.int64, copy=False)
         try:
-            return portable.encode_rows(self._tables, rows, bits)
+            return kernels.encode_rows(self._tables, rows, bits)
         except ValueError as error:
             raise BadInput(str(error)) from error
 
@@ -173,15 +176,26 @@ class Ring:
             while done < self.degree:
                 missing = self.degree - done
                 words = stream.words(number, missing + (missing >> 3) + 8, offset)
-                done += portable.accept(words, prime, out[i, done:])
+                done += kernels.accept(words, prime, out[i, done:])
                 offset += words.size
         return out
+
+    def integers(self, stream: KeyStream, number: int, bits: int) -> Words:
+        """Integers uniform in [-2^(bits-1), 2^(bits-1)), as residues [k, N], a function of the key, number and bits.
+
+        Limb l of the integers, lowest first, is words [l N, l N + N) of the stream, the last one cut to the bits left.
+        """
+        if bits < 1:
+            raise BadInput(f"expected at least one bit, found {bits}")
+        limbs = -(-bits // 64)
+        words = stream.words(number, limbs * self.degree).reshape(limbs, self.degree)
+        return kernels.from_words(self._tables, words, bits)
 
     def drop_last(self, x: Words) -> Words:
         """round(x / p_{k-1}), coefficient form [..., k, N] -> [..., k-1, N]: a switch of modulus."""
         if len(self.primes) < 2:
             raise BadInput("expected a ring of at least two primes, found one")
-        return portable.drop_last(self._tables, self._checked(x))
+        return kernels.drop_last(self._tables, self._checked(x))
 
     def drop(self, x: Words, count: int) -> Words:
         """`drop_last` of the last `count` primes, one after the other."""
@@ -197,54 +211,29 @@ class Ring:
         Exact but where the fraction is within k 2^-64 of a half.
         """
         _check_bits(bits)
-        crt = self._crt
-        return portable.to_torus(crt.weights, crt.fractions, self._tables.primes, self._checked(x), bits)
+        weights, fractions = self._weights, self._fractions
+        return kernels.to_torus(self._tables, weights, fractions, self._checked(x), bits)
 
     def from_torus(self, m: Words, bits: int) -> Words:
         """round(q m / 2^bits) for m modulo 2^bits, uint64 [..., N] -> coefficient form [..., k, N]. Exact."""
         _check_bits(bits)
-        inverses = np.array([pow(1 << bits, -1, p) for p in self.primes], np.uint64)
-        return portable.from_torus(self._tables.primes, self.modulus, inverses, m, bits)
+        if m.dtype != np.uint64 or m.shape[-1:] != (self.degree,):
+            raise BadInput(f"expected uint64 [..., {self.degree}], found {m.dtype} {m.shape}")
+        return kernels.from_torus(self._tables, self.modulus, m, bits)
 
     def automorphism(self, x: Words, exponent: int) -> Words:
         """x(X^exponent) for an odd exponent, coefficient form."""
-        x = self._checked(x)
-        places = np.arange(self.degree) * _odd(exponent) % (2 * self.degree)
-        wrapped = places >= self.degree
-        out = np.empty_like(x)
-        out[..., places % self.degree] = np.where(wrapped, self.neg(x), x)
-        return out
+        return kernels.automorphism(self._tables, self._checked(x), _odd(exponent))
 
     def automorphism_ntt(self, x: Words, exponent: int) -> Words:
         """x(X^exponent) for an odd exponent, evaluation form: a permutation."""
-        reverse = bit_reversed(self.degree)
-        source = ((2 * reverse + 1) * _odd(exponent) % (2 * self.degree) - 1) // 2
-        return self._checked(x)[..., reverse[source]]
+        return kernels.automorphism_ntt(self._tables, self._checked(x), _odd(exponent))
 
     def _checked(self, x: Words) -> Words:
         expected = (len(self.primes), self.degree)
         if x.dtype != np.uint64 or x.shape[-2:] != expected:
             raise BadInput(f"expected uint64 residues [..., {expected[0]}, {expected[1]}], found {x.dtype} {x.shape}")
         return x
-
-
-class _Reconstruction:
-    """What x / q modulo 1 is made from: sum_i (x_i w_i mod p_i) / p_i, with w_i = (q / p_i)^-1 mod p_i.
-
-    Attributes:
-        weights: [k]. fractions: [k, 2], floor(2^128 / p_i), low word first.
-    """
-
-    __slots__ = ("fractions", "weights")
-
-    def __init__(self, primes: tuple[int, ...]) -> None:
-        modulus = prod(primes)
-        self.weights: Words = np.array([pow(modulus // p, -1, p) for p in primes], np.uint64)
-        words = [divmod((1 << 128) // p, 1 << 64)[::-1] for p in primes]
-        self.fractions: Words = np.array(words, np.uint64)
-
-    def weighted(self, x: Words, primes: Words) -> Words:
-        return portable.multiply(x, self.weights[:, None], primes[:, None])
 
 
 def _odd(exponent: int) -> int:

@@ -17,6 +17,9 @@ from enclave.engines.he.kernels.tables import FAST_BITS, Tables
 Words = NDArray[np.uint64]
 Integers = NDArray[np.int64]
 
+OUT_OF_RANGE = "expected finite values below 2^62 after scaling"
+NOT_REDUCED = "expected values below their modulus and nothing after the last"
+
 _HAS_EXTENDED = np.finfo(np.longdouble).nmant >= 63
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -93,12 +96,27 @@ def reduce_signed(tables: Tables, v: Integers) -> Words:
     return remainder.astype(np.uint64)
 
 
+def from_words(tables: Tables, words: Words, bits: int) -> Words:
+    """[limbs, N] -> residues [k, N] of an integer of `bits` bits less 2^(bits-1); see `kernels.from_words`."""
+    primes = tables.primes[:, None]
+    digits = words.copy()
+    if bits % 64:
+        digits[-1] &= np.uint64((1 << bits % 64) - 1)
+    bases = np.array([[2**64 % p for p in tables.primes.tolist()]], np.uint64).T
+    halves = np.array([[2 ** (bits - 1) % p for p in tables.primes.tolist()]], np.uint64).T
+    out = digits[-1] % primes
+    for digit in digits[-2::-1]:
+        out = add(multiply(out, bases, primes), digit % primes, primes)
+    return subtract(out, halves, primes)
+
+
 def encode_rows(tables: Tables, rows: NDArray[Any], bits: int) -> Words:
     """[n, d] -> [d, k, N] in evaluation form; see `kernels.encode_rows`."""
     if rows.dtype == np.float64:
-        scaled = np.rint(np.ldexp(rows, bits))
+        with np.errstate(all="ignore"):
+            scaled = np.rint(rows * 2.0**bits)
         if not np.all(np.abs(scaled) < 2.0**62):
-            raise ValueError("expected finite values below 2^62 after scaling")
+            raise ValueError(OUT_OF_RANGE)
         integers = scaled.astype(np.int64)
     else:
         integers = rows.astype(np.int64)
@@ -170,20 +188,33 @@ def pack(x: Words, bits: int) -> Words:
     return out[:-1]
 
 
-def unpack(words: Words, bits: int, count: int) -> Words:
-    """The inverse of `pack`: [count] words."""
+def unpack(words: Words, bits: int, count: int, limit: int) -> Words:
+    """The inverse of `pack`; see `kernels.unpack`."""
     source = np.append(words, np.uint64(0))
     starts = np.arange(count, dtype=np.int64) * bits
     places, shifts = starts >> 6, (starts & 63).astype(np.uint64)
     low = source[places] >> shifts
     high = (source[places + 1] << np.uint64(1)) << (np.uint64(63) - shifts)  # in two steps: a shift by 64 is undefined
     out: Words = (low | high) & np.uint64((1 << bits) - 1)
+    used = count * bits % 64
+    if np.any(out >= np.uint64(limit)) or (used and int(words[-1]) >> used):
+        raise ValueError(NOT_REDUCED)
     return out
 
 
-def accept(words: Words, prime: int, out: Words) -> int:
+def accept(words: Words, out: Words, prime: int) -> int:
     """The top bits of each word, kept where they are below the prime, into `out` in order; how many."""
     values = words >> np.uint64(64 - prime.bit_length())
     kept = values[values < np.uint64(prime)][: out.size]
     out[: kept.size] = kept
     return int(kept.size)
+
+
+def automorphism(tables: Tables, x: Words, exponent: int) -> Words:
+    """x(X^exponent): the coefficient of X^i goes to i exponent, with X^N = -1."""
+    degree = tables.degree
+    places = np.arange(degree) * (exponent % (2 * degree)) % (2 * degree)
+    out = np.empty_like(x)
+    negative = np.where(x == 0, x, tables.primes[:, None] - x)
+    out[..., places % degree] = np.where(places >= degree, negative, x)
+    return out

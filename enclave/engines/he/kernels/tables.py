@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FAST_BITS", "MAXIMUM_BITS", "Tables", "is_prime", "make_tables", "minimal_root", "ntt_primes"]
+__all__ = [
+    "FAST_BITS",
+    "MAXIMUM_BITS",
+    "Tables",
+    "bit_reversed",
+    "is_prime",
+    "make_tables",
+    "minimal_root",
+    "ntt_primes",
+]
 
 Words = NDArray[np.uint64]
 
@@ -70,6 +79,8 @@ class Tables:
         primes: [k].
         roots, inverse_roots: [k, N], psi^(bit reversed i) and its inverse.
         root_quotients, inverse_quotients: floor(2^64 root / p), for products with a known factor (Shoup).
+        lanes, inverse_lanes: [k, 2, N], roots and floor(2^52 root / p) in the order in which vectors of
+            eight read them; of use for primes below 2^50.
         scales: [k, 2], 1 / N and its quotient.
     """
 
@@ -77,22 +88,16 @@ class Tables:
     primes: Words
     roots: Words
     root_quotients: Words
+    lanes: Words
     inverse_roots: Words
     inverse_quotients: Words
+    inverse_lanes: Words
     scales: Words
 
     def lower(self, count: int) -> Tables:
         """Those of the first `count` primes, without a copy."""
-        rows = slice(count)
-        return Tables(
-            self.degree,
-            self.primes[rows],
-            self.roots[rows],
-            self.root_quotients[rows],
-            self.inverse_roots[rows],
-            self.inverse_quotients[rows],
-            self.scales[rows],
-        )
+        rows = (getattr(self, field.name)[:count] for field in fields(self)[1:])
+        return Tables(self.degree, *rows)
 
 
 def bit_reversed(degree: int) -> NDArray[np.int64]:
@@ -104,7 +109,7 @@ def bit_reversed(degree: int) -> NDArray[np.int64]:
 
 
 def make_tables(degree: int, primes: tuple[int, ...]) -> Tables:
-    """Builds them, some milliseconds for each prime.
+    """Builds them, ten to twenty milliseconds for each prime of degree 8192.
 
     Raises: ValueError: a degree that is no power of two from 16 to 32,768, or a modulus that is not a prime of at most
         61 bits, congruent to 1 modulo 2 degree, and different from the others.
@@ -114,20 +119,44 @@ def make_tables(degree: int, primes: tuple[int, ...]) -> Tables:
     if not primes or len(set(primes)) != len(primes):
         raise ValueError(f"expected different primes, found {primes}")
     for p in primes:
-        if p >> MAXIMUM_BITS or p % (2 * degree) != 1 or not is_prime(p):
+        if p < 2 or p >> MAXIMUM_BITS or p % (2 * degree) != 1 or not is_prime(p):
             raise ValueError(f"expected primes of at most {MAXIMUM_BITS} bits, 1 modulo {2 * degree}, found {p}")
-    forward = [_powers(degree, minimal_root(degree, p), p) for p in primes]
-    backward = [_powers(degree, pow(minimal_root(degree, p), -1, p), p) for p in primes]
+    psis = [minimal_root(degree, p) for p in primes]
+    roots, quotients, lanes = _twiddles(degree, primes, psis)
+    inverses = [pow(psi, -1, p) for psi, p in zip(psis, primes, strict=True)]
+    inverse_roots, inverse_quotients, inverse_lanes = _twiddles(degree, primes, inverses)
     scales = [pow(degree, -1, p) for p in primes]
     return Tables(
         degree,
-        _frozen(primes),
-        _frozen(forward),
-        _frozen([[(r << 64) // p for r in row] for row, p in zip(forward, primes, strict=True)]),
-        _frozen(backward),
-        _frozen([[(r << 64) // p for r in row] for row, p in zip(backward, primes, strict=True)]),
-        _frozen([(s, (s << 64) // p) for s, p in zip(scales, primes, strict=True)]),
+        _frozen(np.array(primes, np.uint64)),
+        roots,
+        quotients,
+        lanes,
+        inverse_roots,
+        inverse_quotients,
+        inverse_lanes,
+        _frozen(np.array([(s, (s << 64) // p) for s, p in zip(scales, primes, strict=True)], np.uint64)),
     )
+
+
+def _twiddles(degree: int, primes: tuple[int, ...], roots: list[int]) -> tuple[Words, Words, Words]:
+    powers = [_powers(degree, root, p) for root, p in zip(roots, primes, strict=True)]
+    quotients = [[(power << 64) // p for power in row] for row, p in zip(powers, primes, strict=True)]
+    words, ratios = np.array(powers, np.uint64), np.array(quotients, np.uint64)
+    lanes = np.stack([_for_lanes(words), _for_lanes(ratios >> np.uint64(12))], axis=1)
+    return _frozen(words), _frozen(ratios), _frozen(lanes)
+
+
+def _for_lanes(roots: Words) -> Words:
+    """The last two layers' roots, which a vector takes two and four apart, so that it finds them side by side."""
+    out = roots.copy()
+    k, degree = roots.shape
+    if degree < 64:  # too short for vectors
+        return out
+    for children, layer in ((2, slice(degree // 4, degree // 2)), (4, slice(degree // 2, degree))):
+        groups = roots[:, layer].reshape(k, -1, 8, children)
+        out[:, layer] = groups.swapaxes(-1, -2).reshape(k, -1)
+    return out
 
 
 def _powers(degree: int, root: int, prime: int) -> list[int]:
@@ -137,7 +166,6 @@ def _powers(degree: int, root: int, prime: int) -> list[int]:
     return [powers[i] for i in bit_reversed(degree).tolist()]
 
 
-def _frozen(values: object) -> Words:
-    array = np.array(values, np.uint64)
+def _frozen(array: Words) -> Words:
     array.flags.writeable = False
     return array
