@@ -104,6 +104,10 @@ class Source:
             total = ring.add(total, ring.multiply(limb, _constant(ring, 1 << index * _LIMB_BITS)))
         return ring.sub(total, _constant(ring, 1 << bits - 1))
 
+    def words(self, count: int) -> Words:
+        """Uniform 64-bit words [count], to make other distributions from."""
+        return self._stream.words(self._number(), count)
+
     def _number(self) -> int:
         if os.getpid() != self._process:
             raise SessionError("a forked process would draw its parent's randomness again: give it a fresh source")
