@@ -81,7 +81,9 @@ class Evaluator:
         self._evaluator, self._encoder = sealapi.Evaluator(context.raw), sealapi.CKKSEncoder(context.raw)
         self._relin = None if relin is None else context.relin_keys(relin)
         self._galois = context.galois_keys(galois) if galois else None
-        self._elements = frozenset(galois or ())
+        # most primes of a ciphertext that each key takes; beyond, SEAL would use digits that are not there
+        self._reach = {element: len(digits) for element, digits in (galois or {}).items()}
+        self._products = 0 if relin is None else len(relin)
 
     # ---- in and out
     def encrypted(self, residues: Words, scale: float) -> Encrypted:
@@ -141,8 +143,8 @@ class Evaluator:
         element = galois_element(self.context.degree, steps)
         if element == 1:
             return self._own(x)
-        if element not in self._elements:
-            raise BadInput(f"no key for a rotation by {steps}")
+        if self._reach.get(element, 0) < x.count:
+            raise BadInput(f"no key for a rotation by {steps} of {x.count} primes")
         return self._made(self._evaluator.apply_galois, self._own(x).raw, element, self._galois)
 
     def lower(self, x: Encrypted, count: int) -> Encrypted:
@@ -158,6 +160,12 @@ class Evaluator:
         if not math.isclose(self._own(x).scale, scale, rel_tol=_SAME_SCALE):
             raise BadInput(_scales(x.scale, scale), code="input.scale")
         return Encrypted(self.context, self._relabelled(x, scale))
+
+    def times(self, x: Encrypted, factor: float) -> Encrypted:
+        """x times a public positive factor: nothing is computed, the scale takes it up."""
+        if not (math.isfinite(factor) and factor > 0):
+            raise BadInput(f"expected a positive factor, found {factor}")
+        return Encrypted(self.context, self._relabelled(x, self._own(x).scale / factor))
 
     # ---- products
     def multiply_plain(self, x: Encrypted, plain: Plain) -> Encrypted:
@@ -203,8 +211,8 @@ class Evaluator:
         return total
 
     def _relinearised(self, x: Encrypted) -> Encrypted:
-        if self._relin is None:
-            raise BadInput("no relinearisation key: ciphertexts cannot be multiplied")
+        if self._products < x.count:
+            raise BadInput(f"no relinearisation key for ciphertexts of {x.count} primes")
         return self._made(self._evaluator.relinearize, x.raw, self._relin)
 
     def _made(self, operation: Callable[..., None], *operands: Any) -> Encrypted:

@@ -120,24 +120,37 @@ class Context:
         return found
 
     def _switch_keys(self, found: Any, keys: Mapping[int, Words]) -> None:
-        """Loads key switching keys, each uint64 [k, 2, k + 1, N]: for each data prime i a (b, a), evaluation form, with
-        b + a s = e + P s' at row i and e at all other rows; P is the special prime, whose row is the last."""
+        """Loads key switching keys, each uint64 [c, 2, c + 1, N] for ciphertexts of at most c primes: for each of them
+        a (b, a), evaluation form, with b + a s = e + P s' at row i of digit i and e at all other rows; P is the special
+        prime, whose row is the last."""
         if self.special is None:
             raise BadInput("the parameters have no special prime, hence no key switching")
-        shape = (len(self.primes), 2, len(self.primes) + 1, self.degree)
-        for digits in keys.values():
-            if digits.dtype != np.uint64 or digits.shape != shape:
-                raise BadInput(f"expected a switching key of uint64 {shape}, found {digits.dtype} {digits.shape}")
         name = self.raw.key_parms_id()
         parts: list[Bytes] = [struct.pack("<4QQ", *name, max(keys) + 1)]
         for index in range(max(keys) + 1):
-            pairs = list(keys[index]) if index in keys else []
+            pairs = self._all_digits(keys[index]) if index in keys else ()
             parts.append(struct.pack("<Q", len(pairs)))
-            for digit in pairs:
-                parts += self._ciphertext_bytes(name, digit, 1.0)
+            for pair in pairs:
+                parts += self._ciphertext_bytes(name, pair, 1.0)
         with _loading() as path:
             _write(path, _framed(parts))
             _load(found, self.raw, path)
+
+    def _all_digits(self, digits: Words) -> Words:
+        """SEAL wants the digits and the rows of all primes: those of primes that no ciphertext has are zeros."""
+        count, most = len(digits), len(self.primes)
+        shape = (count, 2, count + 1, self.degree)
+        if digits.dtype != np.uint64 or digits.shape != shape or not 0 < count <= most:
+            raise BadInput(
+                f"expected a switching key of uint64 [c, 2, c + 1, {self.degree}] for 1 to {most} primes, "
+                f"found {digits.dtype} {digits.shape}"
+            )
+        if count == most:
+            return digits
+        found = np.zeros((most, 2, most + 1, self.degree), np.uint64)
+        found[:count, :, :count] = digits[:, :, :-1]
+        found[:count, :, -1] = digits[:, :, -1]
+        return found
 
     def _ciphertext_bytes(self, name: list[int], residues: Words, scale: float) -> list[Bytes]:
         size, count, degree = residues.shape
