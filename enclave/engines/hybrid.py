@@ -12,13 +12,16 @@ lists them as `statements`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from typing import cast
 
 import numpy as np
 
 from enclave.engines.he.encrypted_weights import EncryptedWeights
-from enclave.engines.he.matrices import MatrixPacking, cheapest
+from enclave.engines.he.matvec import MatrixPacking
+from enclave.engines.he.planner import Hiding
+from enclave.engines.he.shares import hiding
 from enclave.engines.interface import Engine
 from enclave.engines.mpc.engine import MpcEngine
 from enclave.engines.mpc.protocols.arithmetic import Bilinear, Conv2d, MatMul
@@ -38,7 +41,7 @@ MOST_QUERIES = 2048
 
 @dataclass(frozen=True, slots=True)
 class _Matrices:
-    """A product as one of matrices: rows (n, inner) with weights (inner, outputs)."""
+    """A product as one of matrices: rows (n, inputs) with weights (inputs, outputs)."""
 
     op: MatMul | Conv2d
     rows: Shape
@@ -46,7 +49,7 @@ class _Matrices:
 
     @property
     def matrix(self) -> tuple[int, int, int]:
-        """n, inner, outputs."""
+        """n, inputs, outputs."""
         if isinstance(self.op, MatMul):
             return self.rows[0], self.rows[1], self.op.shape(self.rows, self.weights)[1]
         height, width = self.op.geometry(self.weights).out(self.rows[2], self.rows[3])
@@ -54,14 +57,14 @@ class _Matrices:
 
     def of_part(self, part: Part) -> Part:
         """Rows of one holder."""
-        n, inner, _ = replace(self, rows=part.shape).matrix
+        n, inputs, _ = replace(self, rows=part.shape).matrix
         plain = part.plain
         if plain is not None and isinstance(self.op, Conv2d):
             plain = self.op.geometry(self.weights).unfold(plain)
-        return Part(part.holder, (n, inner), plain, part.stream)
+        return Part(part.holder, (n, inputs), plain, part.stream)
 
     def of_weights(self, plain: Array) -> Array:
-        """(inner, outputs)."""
+        """(inputs, outputs)."""
         if isinstance(self.op, MatMul):
             return plain.T if self.op.transpose_y else plain
         return plain.transpose(2, 3, 1, 0).reshape(-1, plain.shape[0])
@@ -79,8 +82,8 @@ class HybridEngine(MpcEngine):
 
     Args:
         rows: of the whole job, which decides between small queries and small answers; 0: each product stands alone.
-        always: encrypt whatever fits, even where masking rows would send less: rows must not leave their owner.
-            What has more than MOST_QUERIES ciphertexts of weights is refused then, and masked otherwise.
+        always: encrypt even where masking rows would send less: rows must not leave their owner, and what cannot be
+            encrypted is refused. Otherwise it is masked, as by `MpcEngine`.
     """
 
     def __init__(
@@ -89,12 +92,19 @@ class HybridEngine(MpcEngine):
         super().__init__(session, frac_bits, network)
         self._rows, self._always = rows, always
         self._encrypted = EncryptedWeights(session, frac_bits)
+        self._statements: dict[Hiding, None] = {}
+
+    @property
+    def statements(self) -> tuple[Hiding, ...]:
+        """What hides the owners' rows, for each layer that goes by encryption. The same at all ranks."""
+        return tuple(self._statements)
 
     def _product(self, op: Bilinear, x: RingTensor, y: RingTensor, lazy: bool = False) -> RingTensor:
         product = self._eligible(op, x, y)
         packing = None if product is None else self._packing(product, x, y)
         if product is None or packing is None:
             return super()._product(op, x, y, lazy)
+        self._statements[hiding(self._here)] = None
         (weights,) = y.parts
         plain = None if weights.plain is None else product.of_weights(weights.plain)
         parts = [product.of_part(part) for part in x.parts]
@@ -106,13 +116,24 @@ class HybridEngine(MpcEngine):
 
     def _eligible(self, op: Bilinear, x: RingTensor, y: RingTensor) -> _Matrices | None:
         """The product as one of matrices, if each row and all weights are known to somebody, and not all to one."""
-        if len(y.parts) != 1 or not x.parts or any(t.frac_bits != self._frac_bits for t in (x, y)):
+        if not isinstance(op, MatMul | Conv2d) or not x.parts or x.frac_bits != self._frac_bits:
             return None
-        if all(part.holder == y.parts[0].holder for part in x.parts):
-            return None
-        if (isinstance(op, MatMul) and not op.transpose_x) or (isinstance(op, Conv2d) and op.groups == 1):
+        if len(y.parts) != 1 or y.frac_bits != self._frac_bits:
+            self._mask("weights that are the buyer's own")
+        elif op.transpose_x if isinstance(op, MatMul) else op.groups != 1:
+            self._mask("rows as they are, in one group of channels")
+        elif any(part.holder != y.parts[0].holder for part in x.parts):
             return _Matrices(op, x.shape, y.shape)
         return None
+
+    def _mask(self, expected: str) -> None:
+        """Rows are to be masked; raises BadSpec where they must not leave their owner."""
+        if self._always:
+            raise BadSpec(f"{self._here}: expected {expected}, to be encrypted", hint="engine hybrid or mpc would do")
+
+    @property
+    def _here(self) -> str:
+        return self.session.stage or "product"
 
     def _packing(self, product: _Matrices, x: RingTensor, y: RingTensor) -> MatrixPacking | None:
         """Chosen from shapes alone; None: masking is better, or must do."""
@@ -120,22 +141,26 @@ class HybridEngine(MpcEngine):
         if known is not None:
             return known
         encrypted, others = self._encrypted, self.session.parties - 1
-        n, inner, outputs = product.matrix
+        n, inputs, outputs = product.matrix
         uses = max(1, -(-self._rows // x.shape[0]))
         query, answer = others * encrypted.query_bytes, encrypted.answer_bytes
-        packing = cheapest(encrypted.parameters.degree, inner, outputs, n, uses, query, answer)
-        if packing.queries > MOST_QUERIES:
-            if self._always:
-                raise BadSpec(
-                    f"{self.session.stage or 'a product'} needs {packing.queries} ciphertexts of weights, "
-                    f"at most {MOST_QUERIES}",
-                    hint="engine hybrid or mpc would do",
-                )
+        degree = encrypted.parameters.degree
+        if outputs > degree:
+            self._mask(f"at most {degree} outputs, found {outputs}")
             return None
-        sent = packing.queries * query + uses * packing.answers(n) * answer
+        packing = _cheapest(degree, n, inputs, outputs, uses * answer / query)
+        if packing.groups > MOST_QUERIES:
+            self._mask(f"at most {MOST_QUERIES} ciphertexts of weights, found {packing.groups}")
+            return None
+        sent = packing.groups * query + uses * packing.blocks(n) * answer
         # Masked once each, to all others; and a dealt share of the product.
         masked = 8 * (others * (uses * x.size + y.size) + uses * n * outputs)
         return packing if self._always or sent < masked else None
+
+
+@lru_cache(maxsize=256)
+def _cheapest(degree: int, rows: int, inputs: int, outputs: int, price: float) -> MatrixPacking:
+    return MatrixPacking.cheapest(degree, rows, inputs, outputs, price)
 
 
 def engine_for(engine: str, session: Session, frac_bits: int, network: str = "lan", rows: int = 0) -> Engine:

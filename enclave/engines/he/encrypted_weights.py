@@ -8,17 +8,19 @@ One instance belongs to one session, and a secret key to one instance: keys are 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from enclave.engines.he import rlwe
 from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
-from enclave.engines.he.matrices import MatrixPacking, multiply
+from enclave.engines.he.matvec import MatrixPacking
 from enclave.engines.he.parameters import Parameters, checked, primes_of
-from enclave.engines.he.ring import Words
-from enclave.engines.he.sampling import Source
+from enclave.engines.he.ring import Ring, Words
+from enclave.engines.he.sampling import ERROR_DEVIATION, Source
 from enclave.engines.he.shares import Pair, returned_bits, returned_words, to_shares
 from enclave.engines.he.wire import pack, packed_words, unpack
 from enclave.engines.mpc import kernels
@@ -26,7 +28,7 @@ from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, togethe
 from enclave.engines.mpc.tape import Array, Blank
 from enclave.engines.mpc.tensor import Part
 
-__all__ = ["EncryptedWeights", "parameters"]
+__all__ = ["EncryptedWeights", "multiply", "noise_deviation", "parameters"]
 
 # Safety: a conversion leaves its reader a uniform share and nothing to learn of the key, so a high cap does no harm.
 _MOST_CONVERSIONS = 1 << 40
@@ -36,6 +38,28 @@ DEGREE = 4096
 def parameters() -> Parameters:
     """Of encrypted weights: 100 bits, so that noise stays below what rounds the result even for large rows."""
     return checked("bfv", DEGREE, primes_of(DEGREE, (50, 50)))
+
+
+def multiply(ring: Ring, packing: MatrixPacking, rows: NDArray[np.int64], queries: Words) -> Words:
+    """The ciphertexts [blocks, 2, k, N], coefficient form, of all products; one block of rows at a time in memory.
+
+    Args:
+        rows: [n, inputs], the integers that the words stand for.
+        queries: [groups, 2, k, N], evaluation form.
+    """
+    found = []
+    for start in range(0, len(rows), packing.block_rows):
+        (columns,) = packing.rows(rows[start : start + packing.block_rows])
+        found.append(ring.intt(ring.dot(ring.encode(columns), queries)))
+    return np.stack(found)
+
+
+def noise_deviation(ring: Ring, packing: MatrixPacking, row_bits: float) -> float:
+    """Standard deviation of a product's noise, in units of 2^-64 of the torus, where all of X is 2^row_bits large.
+
+    It comes from the errors of the weights times the rows; those of the re-randomisation are far smaller.
+    """
+    return ERROR_DEVIATION * math.sqrt(packing.groups * ring.degree) * math.exp2(row_bits + 64) / ring.modulus
 
 
 @dataclass(slots=True)
@@ -51,7 +75,7 @@ class _Keys:
 
 @dataclass(slots=True)
 class _Query:
-    """Weights as they were sent. `ciphertexts` [groups, strips, 2, k, N], evaluation form, at all but their buyer."""
+    """Weights as they were sent. `ciphertexts` [groups, 2, k, N], evaluation form, at all but their buyer."""
 
     packing: MatrixPacking
     ciphertexts: Words | None = None
@@ -98,8 +122,8 @@ class EncryptedWeights:
 
         Args:
             name: of the weights; what was sent under it is used again, in its own packing.
-            rows: matrices of packing.inner columns, stacked; each known to its holder.
-            weights: uint64 [inner, outputs] at `buyer`, ignored elsewhere.
+            rows: matrices of packing.inputs columns, stacked; each known to its holder.
+            weights: uint64 [inputs, outputs] at `buyer`, ignored elsewhere.
 
         **Cost** one round, two for new weights; `query_bytes` each ciphertext to every other party, `answer_bytes`
         each answer, from the rows' holder to the buyer; nothing for rows of the buyer's own. No dealer.
@@ -119,8 +143,8 @@ class EncryptedWeights:
         fresh = buyer not in self._keys
         keys = self._keys.setdefault(buyer, _Keys())
         session, ring = self.session, self.parameters.ring()
-        shape = (packing.groups, packing.strips)
-        first, keys.used = keys.used, keys.used + packing.queries
+        shape = (packing.groups,)
+        first, keys.used = keys.used, keys.used + packing.groups
         if fresh:
             session.local(lambda: self._generate(keys, buyer), ())
 
@@ -128,7 +152,7 @@ class EncryptedWeights:
             if session.rank != buyer:
                 return Blank((self._words(shape),))
             assert keys.secret_key is not None and keys.seed is not None
-            phases = ring.from_torus(packing.of_weights(weights), 64)
+            phases = ring.from_torus(packing.weights(weights), 64)
             return pack(rlwe.encrypt(keys.secret_key, phases, keys.seed, first), ring.primes)
 
         values = [session.local(lambda: self._public(keys), (self._words(()),))] if fresh else []
@@ -178,7 +202,7 @@ class EncryptedWeights:
         if part.holder == buyer:
             return session.local(lambda: self._own(part, weights, shape, buyer), shape)
         ring, keys = self.parameters.ring(), self._keys[buyer]
-        lead = (packing.blocks(rows), packing.strips)
+        lead = (packing.blocks(rows),)
         whole = (*lead, 2, len(ring.primes), ring.degree)
 
         def answer() -> Tensor:
@@ -189,7 +213,7 @@ class EncryptedWeights:
 
         pair = Pair(ring, part.holder, buyer, keys.public_key, keys.source, keys.secret_key)
         share = yield from to_shares(session, pair, session.local(answer, whole), lead, self.bits)
-        return session.local(lambda s: packing.scores(s, rows), shape, share)
+        return session.local(lambda s: np.ascontiguousarray(packing.products(s, rows)), shape, share)
 
     def _own(self, part: Part, weights: Tensor, shape: tuple[int, ...], buyer: int) -> Array:
         """The buyer's own rows with its own weights: nothing to encrypt."""

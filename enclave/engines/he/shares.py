@@ -23,6 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from enclave.engines.he.keys import PublicKey, SecretKey
+from enclave.engines.he.parameters import SECURITY_BITS
+from enclave.engines.he.planner import Hiding
 from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.rlwe import encrypt_zero
 from enclave.engines.he.sampling import Source
@@ -31,7 +33,16 @@ from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Blank
 from enclave.errors import BadSpec
 
-__all__ = ["Pair", "returned_bits", "returned_words", "rounding_deviation", "share_of_c0", "share_of_c1", "to_shares"]
+__all__ = [
+    "Pair",
+    "_share_of_c0",
+    "_share_of_c1",
+    "hiding",
+    "returned_bits",
+    "returned_words",
+    "rounding_deviation",
+    "to_shares",
+]
 
 Shape = tuple[int, ...]
 DEVIATIONS = 6.0  # of what a stated bound covers: it is left once in 5e8 coefficients, and then by little
@@ -53,6 +64,12 @@ class Pair:
     public_key: PublicKey | None = None
     source: Source | None = None
     secret_key: SecretKey | None = None
+
+
+def hiding(label: str) -> Hiding:
+    """The statement about ciphertexts that became shares."""
+    method = "c0 stays with its owner as its share; c1 re-randomised (RLWE), for any key and noise of the buyer's"
+    return Hiding(label, SECURITY_BITS, method)
 
 
 def rounding_deviation(degree: int, bits: int) -> float:
@@ -78,12 +95,12 @@ def returned_words(ring: Ring, lead: Shape, bits: int) -> int:
     return math.prod(lead) * ring.degree // 64 * bits
 
 
-def share_of_c0(ring: Ring, ciphertexts: Words) -> Words:
+def _share_of_c0(ring: Ring, ciphertexts: Words) -> Words:
     """T(c0) of ciphertexts [..., 2, k, N], coefficient form: uint64 [..., N]."""
     return ring.to_torus(ciphertexts[..., 0, :, :], 64)
 
 
-def share_of_c1(secret_key: SecretKey, c1: Words, bits: int) -> Words:
+def _share_of_c1(secret_key: SecretKey, c1: Words, bits: int) -> Words:
     """T(c1 s) for c1 in Z_2^bits [..., N]. Counts a decryption for each.
 
     The product of integers is computed modulo one prime, piece by piece: no piece times a ternary secret wraps.
@@ -127,7 +144,7 @@ def to_shares(
         assert pair.public_key is not None and pair.source is not None
         # Safety: without this, c1 is a known combination of the rows; see the attack in the tests.
         found = pair.ring.add(found, encrypt_zero(pair.public_key, pair.source, *lead))
-        kept.append(share_of_c0(pair.ring, found))
+        kept.append(_share_of_c0(pair.ring, found))
         return pack_bits(pair.ring.to_torus(found[..., 1, :, :], bits), bits)
 
     sent = session.local(answer, size, ciphertexts)
@@ -140,7 +157,7 @@ def to_shares(
             return kept[0] + mask
         if session.rank == pair.buyer:
             assert pair.secret_key is not None
-            return share_of_c1(pair.secret_key, unpack_bits(received, bits).reshape(shape), bits) + mask
+            return _share_of_c1(pair.secret_key, unpack_bits(received, bits).reshape(shape), bits) + mask
         return mask  # zeros
 
     return session.local(share, shape)
