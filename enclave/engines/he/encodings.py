@@ -1,0 +1,220 @@
+"""Encoded rows kept from model to model: in memory, and in a folder on the owner's own disk.
+
+Encoding costs as much as scoring does, and depends on the rows and the parameters alone. What is kept is the owner's
+plaintext in another form: it lies beside the data themselves, readable by the owner alone (mode 0600), and goes when
+the data set changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Lock
+from typing import IO, cast
+
+import numpy as np
+
+from enclave.engines.he.ring import Words
+
+__all__ = ["Encodings", "Kept"]
+
+_MAGIC = b"enclave rows 1\n\0"
+_HEADER_BYTES = 64  # magic and SHA-256 of the key, padded: blocks stay aligned to cache lines
+
+
+class Encodings:
+    """A bounded store of encoded rows. Least recently used blocks leave the memory, oldest files the folder.
+
+    Args:
+        memory_bytes: the most that is kept in memory.
+        folder: created with mode 0700 when it is missing; None: nothing is kept on the disk.
+        folder_bytes: the most that the files there may take. A disk that fails is done without.
+    """
+
+    def __init__(self, memory_bytes: int = 1 << 29, folder: Path | None = None, folder_bytes: int = 1 << 33) -> None:
+        self._memory_bytes, self._folder, self._folder_bytes = memory_bytes, folder, folder_bytes
+        self._blocks: OrderedDict[tuple[bytes, int], Words] = OrderedDict()
+        self._held_bytes = 0
+        self._lock = Lock()
+
+    def __repr__(self) -> str:
+        return f"Encodings({self._held_bytes} bytes in memory)"
+
+    def opened(self, key: Sequence[bytes], blocks: int, shape: tuple[int, ...]) -> Kept:
+        """What is kept under a key, block by block.
+
+        Args:
+            key: the name of the data set, its version, and whatever else decides the encoding. Files of another
+                version of that data set are deleted.
+            shape: of one block.
+        """
+        digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in key)).digest()
+        kept = Kept(self, digest, blocks, shape)
+        if self._folder is not None:
+            with suppress(OSError):
+                kept.file = self._file(key, kept)
+        return kept
+
+    def forget(self, name: bytes) -> None:
+        """Deletes the files of a data set, which its owner has withdrawn; memory is dropped altogether."""
+        with self._lock:
+            self._blocks.clear()
+            self._held_bytes = 0
+        for path in self._files(_short(name) + "-*"):
+            path.unlink(missing_ok=True)
+
+    # ---- memory
+    def recall(self, digest: bytes, index: int) -> Words | None:
+        """A block from memory."""
+        with self._lock:
+            found = self._blocks.get((digest, index))
+            if found is not None:
+                self._blocks.move_to_end((digest, index))
+            return found
+
+    def remember(self, digest: bytes, index: int, block: Words) -> None:
+        """Keeps a block in memory, at the cost of the least recently used ones."""
+        if block.nbytes > self._memory_bytes:
+            return
+        with self._lock:
+            if (digest, index) not in self._blocks:
+                self._blocks[digest, index] = block
+                self._held_bytes += block.nbytes
+            while self._held_bytes > self._memory_bytes:
+                _, dropped = self._blocks.popitem(last=False)
+                self._held_bytes -= dropped.nbytes
+
+    # ---- disk
+    def _file(self, key: Sequence[bytes], kept: Kept) -> _File | None:
+        folder = cast(Path, self._folder)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        name, version = _short(key[0]), _short(key[1]) if len(key) > 1 else ""
+        for path in self._files(f"{name}-*"):
+            if not path.name.startswith(f"{name}-{version}-"):
+                path.unlink(missing_ok=True)
+        path = folder / f"{name}-{version}-{kept.digest.hex()[:32]}.rows"
+        size = _HEADER_BYTES + kept.block_bytes * kept.blocks
+        with suppress(FileNotFoundError):
+            return _File.existing(path, kept.digest, size)
+        if size > self._folder_bytes:
+            return None
+        self._make_room(size)
+        return _File.created(path, kept.digest, size)
+
+    def _files(self, pattern: str) -> list[Path]:
+        return [] if self._folder is None else sorted(self._folder.glob(pattern))
+
+    def _make_room(self, size: int) -> None:
+        files = sorted(((path, path.stat()) for path in self._files("*.rows*")), key=lambda file: file[1].st_mtime)
+        total = sum(stat.st_size for _, stat in files)
+        for path, stat in files:
+            if total + size <= self._folder_bytes:
+                break
+            path.unlink(missing_ok=True)
+            total -= stat.st_size
+
+
+class Kept:
+    """The encoded rows of one data set under one key, as far as they are kept."""
+
+    def __init__(self, encodings: Encodings, digest: bytes, blocks: int, shape: tuple[int, ...]) -> None:
+        self.digest, self.blocks, self.shape = digest, blocks, shape
+        self.block_bytes = int(np.prod(shape, dtype=np.int64)) * 8
+        self.file: _File | None = None
+        self._encodings = encodings
+        self._missing = set(range(blocks))
+        self._lock = Lock()
+
+    def __repr__(self) -> str:
+        return f"Kept({self.blocks} blocks)"
+
+    def get(self, index: int) -> Words | None:
+        """A block, None where it is not kept."""
+        file = self.file
+        if file is not None and file.complete:
+            return file.block(index, self.shape)
+        return self._encodings.recall(self.digest, index)
+
+    def put(self, index: int, block: Words) -> None:
+        """Keeps a block."""
+        self._encodings.remember(self.digest, index, block)
+        file = self.file
+        if file is None or file.complete:
+            return
+        with self._lock:
+            try:
+                file.write(index, block)
+                self._missing.discard(index)
+                if not self._missing:
+                    file.finish()
+            except OSError:
+                self.file = None
+
+
+class _File:
+    """A file of blocks: written as a part, renamed when it is whole, mapped from then on."""
+
+    def __init__(self, path: Path, part: Path | None, handle: IO[bytes]) -> None:
+        self._path, self._part, self._handle = path, part, handle
+        self._map: Words | None = None if part is not None else self._mapped()
+
+    @classmethod
+    def existing(cls, path: Path, digest: bytes, size: int) -> _File:
+        """Raises FileNotFoundError, also for a file that is not what its name says: it is deleted."""
+        handle = path.open("rb")
+        if os.fstat(handle.fileno()).st_size != size or handle.read(_HEADER_BYTES) != _header(digest):
+            handle.close()
+            path.unlink(missing_ok=True)
+            raise FileNotFoundError(path)
+        os.utime(path)
+        return cls(path, None, handle)
+
+    @classmethod
+    def created(cls, path: Path, digest: bytes, size: int) -> _File:
+        part = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
+        handle = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
+        handle.truncate(size)
+        handle.write(_header(digest))
+        return cls(path, part, handle)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block is in the file."""
+        return self._map is not None
+
+    def block(self, index: int, shape: tuple[int, ...]) -> Words:
+        """One block, as a view of the file."""
+        words = int(np.prod(shape, dtype=np.int64))
+        return cast(Words, self._map)[index * words : (index + 1) * words].reshape(shape)
+
+    def write(self, index: int, block: Words) -> None:
+        self._handle.seek(_HEADER_BYTES + index * block.nbytes)
+        self._handle.write(np.ascontiguousarray(block).data)
+
+    def finish(self) -> None:
+        """Every block is written: the file gets its name."""
+        self._handle.flush()
+        os.replace(cast(Path, self._part), self._path)
+        self._part = None
+        self._map = self._mapped()
+
+    def _mapped(self) -> Words:
+        mapped = np.memmap(self._handle, np.uint64, "r", offset=_HEADER_BYTES)
+        return mapped.view(np.ndarray)
+
+    def __del__(self) -> None:
+        self._handle.close()
+        if self._part is not None:
+            self._part.unlink(missing_ok=True)
+
+
+def _header(digest: bytes) -> bytes:
+    return (_MAGIC + digest).ljust(_HEADER_BYTES, b"\0")
+
+
+def _short(part: bytes) -> str:
+    return hashlib.sha256(part).hexdigest()[:24]

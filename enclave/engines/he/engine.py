@@ -1,0 +1,177 @@
+"""`HeEngine`: homomorphic encryption at one rank of a session without a dealer.
+
+The buyer, the last rank, holds the secret key; owners compute on their own plaintext rows with its encrypted weights.
+There is no arithmetic on secrets here as the other engines have it: a protocol of this package takes the engine,
+yields what it sends, and seals its result in an object that knows how to release itself. What leaves an owner before
+that is nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast
+
+from numpy.typing import NDArray
+
+from enclave.engines.he.encodings import Encodings
+from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.parameters import Parameters
+from enclave.engines.he.planner import Hiding
+from enclave.engines.he.ring import Words
+from enclave.engines.he.sampling import Source
+from enclave.engines.he.wire import pack, packed_words, unpack
+from enclave.engines.interface import Permit
+from enclave.engines.mpc import session as sessions
+from enclave.engines.mpc.session import Item, Session, Tensor
+from enclave.engines.mpc.tape import Blank
+from enclave.errors import PolicyRefused
+
+__all__ = ["HeEngine", "Keys", "Releasable"]
+
+T = TypeVar("T")
+_DECRYPTIONS = 1 << 20  # under one key, unless a job needs more
+
+
+class Releasable(Protocol):
+    """A sealed result."""
+
+    def release(self, session: Session, name: str, to: int) -> sessions.Protocol[NDArray[Any] | None]:
+        """Opens the result to rank `to`: its array there, None elsewhere. Reveals: it, to `to`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Keys:
+    """The keys of one set of parameters: the secret one at the buyer, the public one at the owners, none in a plan.
+
+    Attributes:
+        seed: what uniform halves come from; None in a plan.
+    """
+
+    parameters: Parameters
+    secret: SecretKey | None
+    public: PublicKey | None
+    seed: PublicSeed | None
+
+    def __repr__(self) -> str:
+        return f"Keys({self.parameters.describe()})"
+
+
+class HeEngine:
+    """Keys, statements of what hides the rows, and the gate, at one rank.
+
+    Args:
+        session: of the owners and the buyer, who is the last rank; a recorder for a plan.
+        frac_bits: fractional bits that rows are rounded to, and that other engines would compute with.
+        encodings: where an owner keeps encoded rows; None: nowhere.
+        workers: threads that compute; None: one for each core.
+    """
+
+    def __init__(
+        self, session: Session, frac_bits: int = 20, *, encodings: Encodings | None = None, workers: int | None = None
+    ) -> None:
+        self.session = session
+        self.encodings = encodings
+        self.workers = workers or os.cpu_count() or 1
+        self._frac_bits = frac_bits
+        self._statements: dict[Hiding, None] = {}
+        self._keys: dict[Parameters, Keys] = {}
+
+    @property
+    def rank(self) -> int | None:
+        """This rank; None in a plan."""
+        return self.session.rank
+
+    @property
+    def parties(self) -> int:
+        """Owners and buyer."""
+        return self.session.parties
+
+    @property
+    def frac_bits(self) -> int:
+        """Fractional bits of numbers."""
+        return self._frac_bits
+
+    @property
+    def buyer(self) -> int:
+        """The rank that holds the keys and the model, and learns the results."""
+        return self.session.parties - 1
+
+    @property
+    def is_buyer(self) -> bool:
+        """Whether this rank is the buyer."""
+        return self.rank == self.buyer
+
+    @property
+    def statements(self) -> tuple[Hiding, ...]:
+        """What hides the owners' rows in each kind of ciphertext that leaves them. The same at all ranks."""
+        return tuple(self._statements)
+
+    def state(self, *statements: Hiding) -> None:
+        """Adds statements; equal ones count once."""
+        self._statements |= dict.fromkeys(statements)
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Steps inside belong to stage `name`."""
+        return self.session.named(name)
+
+    def run(self, protocol: sessions.Protocol[T]) -> T:
+        """Drives a protocol to its end."""
+        return self.session.run(protocol)
+
+    def keys(self, parameters: Parameters, *, decryptions: int = _DECRYPTIONS) -> sessions.Protocol[Keys]:
+        """Fresh keys of the buyer's, once for each set of parameters in a session.
+
+        Uniform halves come from the session's public stream, which no party chose, so that only b is sent.
+
+        Args:
+            decryptions: how many ciphertexts may be decrypted under the key; the first call decides.
+
+        **Cost** one round, one polynomial to each owner; nothing the second time.
+        **Reveals** nothing (RLWE).
+        """
+        known = self._keys.get(parameters)
+        if known is None:
+            known = self._keys[parameters] = yield from self._exchanged(parameters, decryptions)
+        return known
+
+    def _exchanged(self, parameters: Parameters, decryptions: int) -> sessions.Protocol[Keys]:
+        session, number = self.session, self.session.new_stream()
+        ring = parameters.ring()
+        shape = (len(ring.primes), ring.degree)
+        seed = _public_seed(session, number)
+        secret = public = None
+        if self.is_buyer and seed is not None:
+            secret = SecretKey(parameters.key_ring(), Source.fresh(), decryptions)
+            public = PublicKey.generate(secret, ring, seed)
+        value = sent_by(session, self.buyer, packed_words(ring.primes, shape), lambda: pack(_of(public).b, ring.primes))
+        (words,) = yield [Item("he:public key", value, sender=self.buyer)]
+        if seed is not None and not self.is_buyer:
+            public = PublicKey(ring, unpack(words, ring.primes, shape), seed)
+        return Keys(parameters, secret, public, seed)
+
+    def open(self, name: str, value: Releasable, to: int, permit: Permit) -> NDArray[Any] | None:
+        """The plaintext of output `name` at rank `to`, None elsewhere. Reveals: the value, to `to` only."""
+        if name not in permit.outputs:
+            raise PolicyRefused(f"the permit does not cover {name}", rules=("release.permit",))
+        return self.session.run(value.release(self.session, name, to))
+
+
+def sent_by(session: Session, sender: int, words: int, make: Callable[[], Words]) -> Tensor:
+    """The words that `sender` alone makes; a blank of their size elsewhere."""
+    return session.local(lambda: make() if session.rank == sender else Blank((words,)), (words,))
+
+
+def _public_seed(session: Session, number: int) -> PublicSeed | None:
+    if session.blank:
+        return None
+    seed: bytes = cast(Any, session).public_seed
+    return PublicSeed.derived(seed + number.to_bytes(8, "big"))
+
+
+def _of(public: PublicKey | None) -> PublicKey:
+    assert public is not None
+    return public
