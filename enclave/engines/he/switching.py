@@ -14,8 +14,6 @@ Hasan, Zucca, "A full RNS variant of FV like somewhat homomorphic encryption sch
 
 from __future__ import annotations
 
-from functools import reduce
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -92,14 +90,11 @@ def switch(key: SwitchKey, x: Words) -> Words:
         x: [..., k, N], coefficient form over the data primes.
 
     Returns:
-        [..., 2, k, N]. Its noise is that of `planner.switching_variance`.
+        [..., 2, k, N]. Its noise is that of `noise.switching_variance`.
     """
     ring = key.ring
-    terms = []
-    for digit in range(x.shape[-2]):
-        lifted = ring.ntt(ring.from_integers(_centred(x[..., digit, :], ring.primes[digit])))
-        terms.append(ring.multiply(lifted[..., None, :, :], key.pairs[digit]))
-    return ring.drop_last(ring.intt(reduce(ring.add, terms)))
+    digits = ring.ntt(ring.from_integers(_centred(x, ring.primes[:-1])))  # [..., digits, k + 1, N]
+    return ring.drop_last(ring.intt(ring.dot(digits, key.pairs)))
 
 
 def apply_automorphism(key: SwitchKey, ciphertext: Words, exponent: int) -> Words:
@@ -111,7 +106,9 @@ def apply_automorphism(key: SwitchKey, ciphertext: Words, exponent: int) -> Word
     return out
 
 
-def _centred(residues: Words, prime: int) -> NDArray[np.int64]:
-    """Residues as integers in (-p / 2, p / 2]: half the noise of those in [0, p)."""
-    values = residues.astype(np.int64)
-    return np.where(values > prime // 2, values - prime, values)
+def _centred(x: Words, primes: tuple[int, ...]) -> NDArray[np.int64]:
+    """Residues [..., k, N] as integers in (-p / 2, p / 2]: half the noise of those in [0, p)."""
+    column = np.array(primes, np.int64)[:, None]
+    values = x.astype(np.int64)
+    values -= (values > column >> 1) * column
+    return values
