@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
+from threading import Lock
 from typing import NoReturn
 
 import numpy as np
@@ -72,13 +73,14 @@ class SecretKey:
         cap: ciphertexts that may be decrypted.
     """
 
-    __slots__ = ("_next", "_secret", "cap", "decryptions", "ring", "source")
+    __slots__ = ("_lock", "_next", "_secret", "cap", "decryptions", "ring", "source")
 
     def __init__(self, ring: Ring, source: Source, cap: int) -> None:
         self.ring = ring
         self.source = source
         self.cap = cap
         self.decryptions = 0
+        self._lock = Lock()  # threads may share a key
         self._next: dict[tuple[bytes, Domain], int] = {}
         self._secret = ring.ntt(ring.from_integers(source.ternary(ring.degree)))
 
@@ -97,13 +99,14 @@ class SecretKey:
 
         Raises: Refused (code "refused.decryptions"): beyond the cap.
         """
-        if self.decryptions + ciphertexts > self.cap:
-            raise Refused(
-                f"expected at most {self.cap} decryptions under one key, found {self.decryptions + ciphertexts}",
-                code="refused.decryptions",
-                hint="a new job has a fresh key",
-            )
-        self.decryptions += ciphertexts
+        with self._lock:
+            if self.decryptions + ciphertexts > self.cap:
+                raise Refused(
+                    f"expected at most {self.cap} decryptions under one key, found {self.decryptions + ciphertexts}",
+                    code="refused.decryptions",
+                    hint="a new job has a fresh key",
+                )
+            self.decryptions += ciphertexts
 
     def take(self, seed: PublicSeed, domain: Domain, first: int, count: int, ring: Ring) -> Words:
         """Uniform polynomials for new encryptions under this key: [count, k, N]. Numbers only ever rise.
@@ -111,13 +114,14 @@ class SecretKey:
         Raises: Refused (code "refused.reuse"): one was used before; two ciphertexts with one `a` give away the
             difference of their messages.
         """
-        least = self._next.get((seed.key, domain), 0)
-        if first < least:
-            raise Refused(
-                f"expected uniform polynomials from number {least} on, found {first}: it was used before",
-                code="refused.reuse",
-            )
-        self._next[seed.key, domain] = first + count
+        with self._lock:
+            least = self._next.get((seed.key, domain), 0)
+            if first < least:
+                raise Refused(
+                    f"expected uniform polynomials from number {least} on, found {first}: it was used before",
+                    code="refused.reuse",
+                )
+            self._next[seed.key, domain] = first + count
         return seed.uniform(ring, domain, first, count)
 
     def errors(self, ring: Ring, *shape: int) -> Words:

@@ -11,6 +11,7 @@ centred binomial distribution; it is sub-Gaussian with a parameter equal to its 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from typing import NoReturn
@@ -27,25 +28,24 @@ __all__ = ["ERROR_DEVIATION", "ERROR_VARIANCE", "Source"]
 _COINS = 21
 ERROR_VARIANCE = _COINS / 2
 ERROR_DEVIATION = math.sqrt(ERROR_VARIANCE)
-_LIMB_BITS = 48
 _HIGHEST_BYTE = 255  # bytes below it are uniform modulo 3
 
 
 class Source:
     """Numbers the draws of one key stream: each call takes the next number.
 
-    A copy would draw the same polynomials again, so there is none: it is not pickled, and refuses to draw in a process
-    that was forked from the one that made it.
+    Threads may share it. A copy would draw the same polynomials again, so there is none: it is not pickled, and refuses
+    to draw in a process that was forked from the one that made it.
 
     Args:
         stream: keyed with `fresh_key()`, and used by this source alone.
     """
 
-    __slots__ = ("_next", "_process", "_stream")
+    __slots__ = ("_numbers", "_process", "_stream")
 
     def __init__(self, stream: KeyStream) -> None:
         self._stream = stream
-        self._next = 1  # 0 is never used, so that a forgotten number shows
+        self._numbers = itertools.count(1)  # 0 is never used, so that a forgotten number shows
         self._process = os.getpid()
 
     @classmethod
@@ -84,8 +84,7 @@ class Source:
     def uniform(self, ring: Ring, *shape: int) -> Words:
         """Exactly uniform residues [*shape, k, N]."""
         draws = [ring.uniform(self._stream, self._number()) for _ in range(math.prod(shape))]
-        found: Words = np.array(draws, np.uint64).reshape(*shape, len(ring.primes), ring.degree)
-        return found
+        return _stacked(draws, ring, shape)
 
     def integers(self, ring: Ring, bits: int, *shape: int) -> Words:
         """Integers exactly uniform in [-2^(bits-1), 2^(bits-1)), as residues [*shape, k, N].
@@ -94,15 +93,8 @@ class Source:
         """
         if bits < 1 or 1 << bits > ring.modulus:
             raise BadInput(f"expected 1 to {ring.modulus.bit_length() - 1} bits to flood with, found {bits}")
-        count, number = math.prod(shape), self._number()
-        limbs = -(-bits // _LIMB_BITS)
-        words = self._stream.words(number, limbs * count * ring.degree).reshape(limbs, *shape, ring.degree)
-        total = ring.from_integers(np.zeros((*shape, ring.degree), np.int64))
-        for index, word in enumerate(words):
-            width = min(_LIMB_BITS, bits - index * _LIMB_BITS)
-            limb = ring.from_integers((word >> np.uint64(64 - width)).astype(np.int64))
-            total = ring.add(total, ring.multiply(limb, _constant(ring, 1 << index * _LIMB_BITS)))
-        return ring.sub(total, _constant(ring, 1 << bits - 1))
+        draws = [ring.integers(self._stream, self._number(), bits) for _ in range(math.prod(shape))]
+        return _stacked(draws, ring, shape)
 
     def words(self, count: int) -> Words:
         """Uniform 64-bit words [count], to make other distributions from."""
@@ -111,11 +103,10 @@ class Source:
     def _number(self) -> int:
         if os.getpid() != self._process:
             raise SessionError("a forked process would draw its parent's randomness again: give it a fresh source")
-        self._next += 1
-        return self._next - 1
+        return next(self._numbers)  # one step of the interpreter: threads never get the same number
 
 
-def _constant(ring: Ring, value: int) -> Words:
-    """The same integer in every coefficient: [k, N]."""
-    column = np.array([[value % prime] for prime in ring.primes], np.uint64)
-    return np.ascontiguousarray(np.broadcast_to(column, (len(ring.primes), ring.degree)))
+def _stacked(draws: list[Words], ring: Ring, shape: tuple[int, ...]) -> Words:
+    whole = draws[0] if len(draws) == 1 else np.array(draws, np.uint64)
+    found: Words = whole.reshape(*shape, len(ring.primes), ring.degree)
+    return found

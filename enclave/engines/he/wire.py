@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from enclave.engines.he import kernels
 from enclave.engines.he.ring import Words
 from enclave.errors import BadInput
 
@@ -30,7 +31,7 @@ def pack(x: Words, primes: Sequence[int]) -> Words:
     """Residues [..., k, N] -> words [packed_words(primes, x.shape)].
 
     Args:
-        x: reduced residues; what is not would be cut silently, so only reduced arrays are ever made here.
+        x: reduced residues; others would spill into their neighbours.
     """
     _count(primes, x.shape)
     return np.concatenate([pack_bits(x[..., i, :], prime.bit_length()) for i, prime in enumerate(primes)])
@@ -49,39 +50,33 @@ def unpack(words: Words, primes: Sequence[int], shape: tuple[int, ...]) -> Words
     for i, prime in enumerate(primes):
         width = prime.bit_length()
         stop = start + count // _WORD * width
-        row = unpack_bits(words[start:stop], width)
-        largest = int(row.max())
-        if largest >= prime:
-            raise BadInput(f"expected residues below {prime}, found {largest}")
-        out[..., i, :] = row.reshape(*shape[:-2], shape[-1])
+        out[..., i, :] = _below(words[start:stop], width, prime).reshape(*shape[:-2], shape[-1])
         start = stop
     return out
 
 
 def pack_bits(values: Words, width: int) -> Words:
-    """The low `width` bits of each value; a multiple of 64 values -> `width` words for each 64."""
-    # lane i of every group of 64 values starts at bit i * width of the group's `width` words
-    lanes = values.reshape(-1, _WORD).T & np.uint64((1 << width) - 1)
-    out = np.zeros((width, lanes.shape[1]), np.uint64)
-    for i in range(_WORD):
-        word, shift = divmod(i * width, _WORD)
-        out[word] |= lanes[i] << np.uint64(shift)
-        if shift + width > _WORD:
-            out[word + 1] |= lanes[i] >> np.uint64(_WORD - shift)
-    return np.ascontiguousarray(out.T).reshape(-1)
+    """Values below 2^width, a multiple of 64 of them -> `width` words for each 64."""
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return flat.copy() if width == _WORD else kernels.pack(flat, width)
 
 
 def unpack_bits(words: Words, width: int) -> Words:
     """The inverse of `pack_bits`: one axis of values below 2^width."""
-    packed = np.ascontiguousarray(words.reshape(-1, width).T)
-    out = np.empty((_WORD, packed.shape[1]), np.uint64)
-    for i in range(_WORD):
-        word, shift = divmod(i * width, _WORD)
-        out[i] = packed[word] >> np.uint64(shift)
-        if shift + width > _WORD:
-            out[i] |= packed[word + 1] << np.uint64(_WORD - shift)
-    out &= np.uint64((1 << width) - 1)
-    return np.ascontiguousarray(out.T).reshape(-1)
+    return _below(words, width, 1 << width)
+
+
+def _below(words: Words, width: int, limit: int) -> Words:
+    """Unpacked values.
+
+    Raises: BadInput: one is not below `limit`.
+    """
+    if width == _WORD:
+        return words.copy()
+    try:
+        return kernels.unpack(words, width, words.size * _WORD // width, limit)
+    except ValueError as error:
+        raise BadInput(f"expected residues below {limit}, found one that is not") from error
 
 
 def _count(primes: Sequence[int], shape: tuple[int, ...]) -> int:

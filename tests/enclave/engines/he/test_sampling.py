@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -122,6 +123,13 @@ def test_the_numbering_depends_on_the_calls_alone() -> None:
     assert (first.error(N) == second.error(N)).all()
     assert (_source(2).error(N) != _source().error(N)).any()
     assert (Source.fresh().error(N) != Source.fresh().error(N)).any()
+
+
+def test_threads_that_share_a_source_never_draw_the_same() -> None:
+    source = _source()
+    with ThreadPoolExecutor(8) as pool:
+        draws = list(pool.map(lambda _: source.words(4).tobytes(), range(2000)))
+    assert len(set(draws)) == len(draws)
 
 
 def test_flooding_wider_than_the_modulus_is_refused() -> None:
