@@ -152,7 +152,7 @@ class HybridEngine(MpcEngine):
         if packing.groups > MOST_QUERIES:
             self._mask(f"at most {MOST_QUERIES} ciphertexts of weights, found {packing.groups}")
             return None
-        sent = packing.groups * query + uses * packing.blocks(n) * answer
+        sent = (1 + packing.groups) * query + uses * packing.blocks(n) * answer  # 1: the public key
         # Masked once each, to all others; and a dealt share of the product.
         masked = 8 * (others * (uses * x.size + y.size) + uses * n * outputs)
         return packing if self._always or sent < masked else None
