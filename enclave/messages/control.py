@@ -100,6 +100,7 @@ class DatasetInfo(Value):
     minimum_rows: int = 0
     approval: str = "manual"
     mock_parquet: bytes = b""
+    engines: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from enclave.wire import job_pb2 as enclave_dot_wire_dot_job__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65nclave/wire/node.proto\x12\x0c\x65nclave.wire\x1a\x16\x65nclave/wire/job.proto\"\x11\n\x0f\x44\x65scribeRequest\"I\n\nColumnInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08nullable\x18\x03 \x01(\x08\x12\r\n\x05width\x18\x04 \x01(\x03\"\xd6\x01\n\x0b\x44\x61tasetInfo\x12%\n\x03ref\x18\x01 \x01(\x0b\x32\x18.enclave.wire.DatasetRef\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12)\n\x07\x63olumns\x18\x03 \x03(\x0b\x32\x18.enclave.wire.ColumnInfo\x12\x11\n\tjob_kinds\x18\x04 \x03(\t\x12\x0f\n\x07outputs\x18\x05 \x03(\t\x12\x14\n\x0cminimum_rows\x18\x06 \x01(\x03\x12\x10\n\x08\x61pproval\x18\x07 \x01(\t\x12\x14\n\x0cmock_parquet\x18\x08 \x01(\x0c\"\xa5\x01\n\rDescribeReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12+\n\x08\x64\x61tasets\x18\x03 \x03(\x0b\x32\x19.enclave.wire.DatasetInfo\x12\x0e\n\x06\x63laims\x18\x04 \x03(\t\x12\x14\n\x0c\x63ode_version\x18\x05 \x01(\t\x12\x0f\n\x07profile\x18\x06 \x01(\t\x12\x14\n\x0corganisation\x18\x07 \x01(\t\"$\n\x06Reason\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"P\n\x08\x44\x65\x63ision\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12%\n\x07reasons\x18\x03 \x03(\x0b\x32\x14.enclave.wire.Reason\"/\n\x08\x41pproval\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x13\n\x0bspec_digest\x18\x02 \x01(\x0c\"\x18\n\x06JobRef\x12\x0e\n\x06job_id\x18\x01 \x01(\t\",\n\x0cStartRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x65\x61l\x18\x02 \x01(\x08\"\xb2\x01\n\tJobStatus\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12%\n\x07reasons\x18\x03 \x03(\x0b\x32\x14.enclave.wire.Reason\x12\x12\n\nsteps_done\x18\x04 \x01(\x03\x12\x13\n\x0bsteps_total\x18\x05 \x01(\x03\x12\r\n\x05stage\x18\x06 \x01(\t\x12\x16\n\x0eupdated_unix_s\x18\x07 \x01(\x03\x12\x0f\n\x07\x64\x65\x61ling\x18\x08 \x01(\t\"\x1b\n\x08\x45ndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"#\n\x05\x43hunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x8c\x01\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\r\n\x05rules\x18\x04 \x03(\t\x12\x0b\n\x03who\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\x03\x12\x10\n\x08\x65xpected\x18\x07 \x01(\t\x12\r\n\x05\x66ound\x18\x08 \x01(\t\x12\x0c\n\x04kind\x18\t \x01(\t2\xd3\x04\n\x04Node\x12\x46\n\x08\x44\x65scribe\x12\x1d.enclave.wire.DescribeRequest\x1a\x1b.enclave.wire.DescribeReply\x12\x37\n\x07Propose\x12\x14.enclave.wire.Signed\x1a\x16.enclave.wire.Decision\x12\x37\n\x07\x41pprove\x12\x14.enclave.wire.Signed\x1a\x16.enclave.wire.Decision\x12<\n\x05Start\x12\x1a.enclave.wire.StartRequest\x1a\x17.enclave.wire.JobStatus\x12\x36\n\x06Locate\x12\x14.enclave.wire.JobRef\x1a\x16.enclave.wire.Endpoint\x12\x39\n\x06Status\x12\x14.enclave.wire.JobRef\x1a\x17.enclave.wire.JobStatus0\x01\x12\x34\n\x05\x46\x65tch\x12\x14.enclave.wire.JobRef\x1a\x13.enclave.wire.Chunk0\x01\x12\x39\n\x0b\x43ountersign\x12\x14.enclave.wire.Signed\x1a\x14.enclave.wire.Signed\x12\x34\n\x07\x44\x65posit\x12\x13.enclave.wire.Chunk\x1a\x14.enclave.wire.JobRef\x12\x39\n\x08Withdraw\x12\x14.enclave.wire.Signed\x1a\x17.enclave.wire.JobStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65nclave/wire/node.proto\x12\x0c\x65nclave.wire\x1a\x16\x65nclave/wire/job.proto\"\x11\n\x0f\x44\x65scribeRequest\"I\n\nColumnInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\x12\x10\n\x08nullable\x18\x03 \x01(\x08\x12\r\n\x05width\x18\x04 \x01(\x03\"\xe7\x01\n\x0b\x44\x61tasetInfo\x12%\n\x03ref\x18\x01 \x01(\x0b\x32\x18.enclave.wire.DatasetRef\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12)\n\x07\x63olumns\x18\x03 \x03(\x0b\x32\x18.enclave.wire.ColumnInfo\x12\x11\n\tjob_kinds\x18\x04 \x03(\t\x12\x0f\n\x07outputs\x18\x05 \x03(\t\x12\x14\n\x0cminimum_rows\x18\x06 \x01(\x03\x12\x10\n\x08\x61pproval\x18\x07 \x01(\t\x12\x14\n\x0cmock_parquet\x18\x08 \x01(\x0c\x12\x0f\n\x07\x65ngines\x18\t \x03(\t\"\xa5\x01\n\rDescribeReply\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04role\x18\x02 \x01(\t\x12+\n\x08\x64\x61tasets\x18\x03 \x03(\x0b\x32\x19.enclave.wire.DatasetInfo\x12\x0e\n\x06\x63laims\x18\x04 \x03(\t\x12\x14\n\x0c\x63ode_version\x18\x05 \x01(\t\x12\x0f\n\x07profile\x18\x06 \x01(\t\x12\x14\n\x0corganisation\x18\x07 \x01(\t\"$\n\x06Reason\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\"P\n\x08\x44\x65\x63ision\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12%\n\x07reasons\x18\x03 \x03(\x0b\x32\x14.enclave.wire.Reason\"/\n\x08\x41pproval\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x13\n\x0bspec_digest\x18\x02 \x01(\x0c\"\x18\n\x06JobRef\x12\x0e\n\x06job_id\x18\x01 \x01(\t\",\n\x0cStartRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x65\x61l\x18\x02 \x01(\x08\"\xb2\x01\n\tJobStatus\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12%\n\x07reasons\x18\x03 \x03(\x0b\x32\x14.enclave.wire.Reason\x12\x12\n\nsteps_done\x18\x04 \x01(\x03\x12\x13\n\x0bsteps_total\x18\x05 \x01(\x03\x12\r\n\x05stage\x18\x06 \x01(\t\x12\x16\n\x0eupdated_unix_s\x18\x07 \x01(\x03\x12\x0f\n\x07\x64\x65\x61ling\x18\x08 \x01(\t\"\x1b\n\x08\x45ndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\"#\n\x05\x43hunk\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x8c\x01\n\x07\x46\x61ilure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04hint\x18\x03 \x01(\t\x12\r\n\x05rules\x18\x04 \x03(\t\x12\x0b\n\x03who\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\x03\x12\x10\n\x08\x65xpected\x18\x07 \x01(\t\x12\r\n\x05\x66ound\x18\x08 \x01(\t\x12\x0c\n\x04kind\x18\t \x01(\t2\xd3\x04\n\x04Node\x12\x46\n\x08\x44\x65scribe\x12\x1d.enclave.wire.DescribeRequest\x1a\x1b.enclave.wire.DescribeReply\x12\x37\n\x07Propose\x12\x14.enclave.wire.Signed\x1a\x16.enclave.wire.Decision\x12\x37\n\x07\x41pprove\x12\x14.enclave.wire.Signed\x1a\x16.enclave.wire.Decision\x12<\n\x05Start\x12\x1a.enclave.wire.StartRequest\x1a\x17.enclave.wire.JobStatus\x12\x36\n\x06Locate\x12\x14.enclave.wire.JobRef\x1a\x16.enclave.wire.Endpoint\x12\x39\n\x06Status\x12\x14.enclave.wire.JobRef\x1a\x17.enclave.wire.JobStatus0\x01\x12\x34\n\x05\x46\x65tch\x12\x14.enclave.wire.JobRef\x1a\x13.enclave.wire.Chunk0\x01\x12\x39\n\x0b\x43ountersign\x12\x14.enclave.wire.Signed\x1a\x14.enclave.wire.Signed\x12\x34\n\x07\x44\x65posit\x12\x13.enclave.wire.Chunk\x1a\x14.enclave.wire.JobRef\x12\x39\n\x08Withdraw\x12\x14.enclave.wire.Signed\x1a\x17.enclave.wire.JobStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,27 +37,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COLUMNINFO']._serialized_start=84
   _globals['_COLUMNINFO']._serialized_end=157
   _globals['_DATASETINFO']._serialized_start=160
-  _globals['_DATASETINFO']._serialized_end=374
-  _globals['_DESCRIBEREPLY']._serialized_start=377
-  _globals['_DESCRIBEREPLY']._serialized_end=542
-  _globals['_REASON']._serialized_start=544
-  _globals['_REASON']._serialized_end=580
-  _globals['_DECISION']._serialized_start=582
-  _globals['_DECISION']._serialized_end=662
-  _globals['_APPROVAL']._serialized_start=664
-  _globals['_APPROVAL']._serialized_end=711
-  _globals['_JOBREF']._serialized_start=713
-  _globals['_JOBREF']._serialized_end=737
-  _globals['_STARTREQUEST']._serialized_start=739
-  _globals['_STARTREQUEST']._serialized_end=783
-  _globals['_JOBSTATUS']._serialized_start=786
-  _globals['_JOBSTATUS']._serialized_end=964
-  _globals['_ENDPOINT']._serialized_start=966
-  _globals['_ENDPOINT']._serialized_end=993
-  _globals['_CHUNK']._serialized_start=995
-  _globals['_CHUNK']._serialized_end=1030
-  _globals['_FAILURE']._serialized_start=1033
-  _globals['_FAILURE']._serialized_end=1173
-  _globals['_NODE']._serialized_start=1176
-  _globals['_NODE']._serialized_end=1771
+  _globals['_DATASETINFO']._serialized_end=391
+  _globals['_DESCRIBEREPLY']._serialized_start=394
+  _globals['_DESCRIBEREPLY']._serialized_end=559
+  _globals['_REASON']._serialized_start=561
+  _globals['_REASON']._serialized_end=597
+  _globals['_DECISION']._serialized_start=599
+  _globals['_DECISION']._serialized_end=679
+  _globals['_APPROVAL']._serialized_start=681
+  _globals['_APPROVAL']._serialized_end=728
+  _globals['_JOBREF']._serialized_start=730
+  _globals['_JOBREF']._serialized_end=754
+  _globals['_STARTREQUEST']._serialized_start=756
+  _globals['_STARTREQUEST']._serialized_end=800
+  _globals['_JOBSTATUS']._serialized_start=803
+  _globals['_JOBSTATUS']._serialized_end=981
+  _globals['_ENDPOINT']._serialized_start=983
+  _globals['_ENDPOINT']._serialized_end=1010
+  _globals['_CHUNK']._serialized_start=1012
+  _globals['_CHUNK']._serialized_end=1047
+  _globals['_FAILURE']._serialized_start=1050
+  _globals['_FAILURE']._serialized_end=1190
+  _globals['_NODE']._serialized_start=1193
+  _globals['_NODE']._serialized_end=1788
 # @@protoc_insertion_point(module_scope)

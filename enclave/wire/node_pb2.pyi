@@ -24,7 +24,7 @@ class ColumnInfo(_message.Message):
     def __init__(self, name: _Optional[str] = ..., type: _Optional[str] = ..., nullable: _Optional[bool] = ..., width: _Optional[int] = ...) -> None: ...
 
 class DatasetInfo(_message.Message):
-    __slots__ = ("ref", "description", "columns", "job_kinds", "outputs", "minimum_rows", "approval", "mock_parquet")
+    __slots__ = ("ref", "description", "columns", "job_kinds", "outputs", "minimum_rows", "approval", "mock_parquet", "engines")
     REF_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,7 @@ class DatasetInfo(_message.Message):
     MINIMUM_ROWS_FIELD_NUMBER: _ClassVar[int]
     APPROVAL_FIELD_NUMBER: _ClassVar[int]
     MOCK_PARQUET_FIELD_NUMBER: _ClassVar[int]
+    ENGINES_FIELD_NUMBER: _ClassVar[int]
     ref: _job_pb2.DatasetRef
     description: str
     columns: _containers.RepeatedCompositeFieldContainer[ColumnInfo]
@@ -41,7 +42,8 @@ class DatasetInfo(_message.Message):
     minimum_rows: int
     approval: str
     mock_parquet: bytes
-    def __init__(self, ref: _Optional[_Union[_job_pb2.DatasetRef, _Mapping]] = ..., description: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[ColumnInfo, _Mapping]]] = ..., job_kinds: _Optional[_Iterable[str]] = ..., outputs: _Optional[_Iterable[str]] = ..., minimum_rows: _Optional[int] = ..., approval: _Optional[str] = ..., mock_parquet: _Optional[bytes] = ...) -> None: ...
+    engines: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, ref: _Optional[_Union[_job_pb2.DatasetRef, _Mapping]] = ..., description: _Optional[str] = ..., columns: _Optional[_Iterable[_Union[ColumnInfo, _Mapping]]] = ..., job_kinds: _Optional[_Iterable[str]] = ..., outputs: _Optional[_Iterable[str]] = ..., minimum_rows: _Optional[int] = ..., approval: _Optional[str] = ..., mock_parquet: _Optional[bytes] = ..., engines: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class DescribeReply(_message.Message):
     __slots__ = ("name", "role", "datasets", "claims", "code_version", "profile", "organisation")

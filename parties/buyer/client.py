@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from enclave.clock import Clock, SystemClock
 from enclave.errors import BadInput, EnclaveError, NotReady
-from enclave.identity import Card, Identity, TrustStore
+from enclave.identity import Identity, TrustStore
 from enclave.messages import Encoding
 from parties.buyer import preparing
 from parties.buyer.encodings import read_encoding
-from parties.buyer.network import Catalogue, Network
+from parties.buyer.engines import ASKED, Make, compare, drafted, evaluating, teaching
+from parties.buyer.network import Catalogue, Network, gather
 from parties.buyer.preparing import Draft
 from parties.buyer.pricing import price
 from parties.buyer.records import RECEIPT, JobFolder, JobFolders
 from parties.buyer.results import JobResult, JobSummary, Progress, Quote, Withdrawal
-from parties.buyer.specs import Schedule, Terms, split_data
+from parties.buyer.specs import Schedule, Terms
 
 if TYPE_CHECKING:
     from parties.buyer.book import Book
@@ -84,20 +85,7 @@ class Buyer(AbstractContextManager["Buyer"]):
     def jobs(self) -> tuple[JobSummary, ...]:
         """All jobs of this buyer, oldest first."""
         with self._book() as book:
-            return tuple(
-                JobSummary(
-                    job_id=record.job_id,
-                    kind=spec.kind,
-                    state=record.state,
-                    data=tuple(f"{d.owner}/{d.name}" for d in spec.datasets),
-                    outputs=spec.outputs,
-                    created_unix_s=spec.created_unix_s,
-                    reasons=tuple(reason.text for reason in record.reasons),
-                    rules=tuple(dict.fromkeys(reason.rule for reason in record.reasons)),
-                )
-                for record in book.jobs.list()
-                for spec in (record.spec(),)
-            )
+            return tuple(JobSummary.of(record) for record in book.jobs.list())
 
     def quote_evaluate(
         self,
@@ -114,13 +102,16 @@ class Buyer(AbstractContextManager["Buyer"]):
         frac_bits: int | None = None,
         block_rows: int = 4096,
         network: str = "lan",
+        engine: str = "mpc",
+        beside: bool = False,
     ) -> Quote:
-        """The price of `evaluate`. With `rows`, one count per data set, nobody is contacted."""
-        terms = self._terms(frac_bits=frac_bits, block_rows=block_rows, network=network)
-        draft = preparing.evaluation(
-            self._parties(data, dealer, rows), _encoding(encoding), model, metrics, predictions, terms
-        )
-        return price(draft, bandwidth_bps=bandwidth_bps, latency_s=latency_s)
+        """The price of `evaluate`. With `rows`, one count per data set, nobody is contacted.
+
+        With `beside`, or engine "auto", the other engines' prices stand beside it.
+        """
+        terms = self._terms(frac_bits=frac_bits, block_rows=block_rows, network=network, engine=engine)
+        make = evaluating(_encoding(encoding), model, metrics, predictions)
+        return self._quoted(make, terms, data, dealer, rows, bandwidth_bps, latency_s, beside)
 
     def quote_train(
         self,
@@ -136,13 +127,13 @@ class Buyer(AbstractContextManager["Buyer"]):
         latency_s: float = 0.02,
         frac_bits: int | None = None,
         network: str = "lan",
+        engine: str = "mpc",
+        beside: bool = False,
     ) -> Quote:
-        """The price of `train`. With `rows`, one count per data set, nobody is contacted."""
-        terms = self._terms(frac_bits=frac_bits, network=network)
-        draft = preparing.training(
-            self._parties(data, dealer, rows), _encoding(encoding), schedule, metrics, buyer_rows, terms
-        )
-        return price(draft, bandwidth_bps=bandwidth_bps, latency_s=latency_s)
+        """The price of `train`; `rows` and `beside` as for `quote_evaluate`."""
+        terms = self._terms(frac_bits=frac_bits, network=network, engine=engine)
+        make = teaching(_encoding(encoding), schedule, metrics, buyer_rows)
+        return self._quoted(make, terms, data, dealer, rows, bandwidth_bps, latency_s, beside)
 
     # ---- jobs
     def evaluate(
@@ -163,6 +154,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         deal_ahead: bool = False,
         network: str = "lan",
         prepare: bool = False,
+        engine: str = "mpc",
     ) -> JobResult:
         """Scores a model on owners' rows. Only the metrics come back (and row predictions, where allowed).
 
@@ -176,15 +168,14 @@ class Buyer(AbstractContextManager["Buyer"]):
             deal_ahead: have the dealer deal to the parties' disks before the session, so that it waits for nobody.
             network: "lan" or "wan" (slow: tens of ms a round trip): what protocols are chosen for.
             prepare: do no more than that: `result` starts the job, NotReady says so.
+            engine: "mpc", "hybrid", "he", or "auto" for the best that the owners allow; see docs/engines.md.
 
         Raises: NotReady when a person must still approve (`result` goes on later), PolicyRefused, BadModel,
             BadData, RangeExceeded, SessionError.
         """
         _warm_up()
-        terms = self._terms(frac_bits, block_rows, purpose, lifetime_s, deal_ahead or prepare, network)
-        draft = preparing.evaluation(
-            self._parties(data, dealer, None), _encoding(encoding), model, metrics, predictions, terms
-        )
+        terms = self._terms(frac_bits, block_rows, purpose, lifetime_s, deal_ahead or prepare, network, engine)
+        draft = self._drafted(evaluating(_encoding(encoding), model, metrics, predictions), terms, data, dealer)
         return self._run_new(draft, wait_s, mock=mock, prepare=prepare)
 
     def predict(self, model: Any, *, data: Sequence[str], encoding: Encoding | Path | str, **options: Any) -> JobResult:
@@ -208,6 +199,7 @@ class Buyer(AbstractContextManager["Buyer"]):
         deal_ahead: bool = False,
         network: str = "lan",
         prepare: bool = False,
+        engine: str = "mpc",
     ) -> JobResult:
         """Trains a model on the rows of all owners together, and of the buyer if `rows` is given.
 
@@ -219,12 +211,11 @@ class Buyer(AbstractContextManager["Buyer"]):
         Raises: as `evaluate`.
         """
         _warm_up()
-        terms = self._terms(frac_bits, 4096, purpose, lifetime_s, deal_ahead or prepare, network)
+        terms = self._terms(frac_bits, 4096, purpose, lifetime_s, deal_ahead or prepare, network, engine)
         given = _encoding(encoding)
         own = preparing.own_rows(rows, given)
-        draft = preparing.training(
-            self._parties(data, dealer, None), given, schedule, metrics, 0 if own is None else own.rows, terms
-        )
+        make = teaching(given, schedule, metrics, 0 if own is None else own.rows)
+        draft = self._drafted(make, terms, data, dealer)
         draft = replace(draft, own=own, own_path=None if rows is None else str(rows))
         return self._run_new(draft, wait_s, mock=mock, prepare=prepare)
 
@@ -334,20 +325,30 @@ class Buyer(AbstractContextManager["Buyer"]):
         else:
             error.add_note(f"the receipt of this end, signed by all, is {folder.path / RECEIPT}")
 
-    def _parties(self, data: Sequence[str], dealer: str | None, rows: Sequence[int] | None) -> preparing.Parties:
-        wanted = split_data(data)
-        if rows is not None:
-            return preparing.imagined(wanted, rows, self._identity.card, dealer)
-        card: Card = self._network.dealer(dealer)
-        offers, described = self._network.offers(wanted, card)
-        return preparing.Parties(
-            owners=tuple(offer.owner for offer in offers),
-            datasets=tuple(offer.info.ref for offer in offers),
-            buyer=self._identity.card,
-            dealer=card,
-            offers=offers,
-            dealer_says=described,
-        )
+    def _drafted(self, make: Make, terms: Terms, data: Sequence[str], dealer: str | None) -> Draft:
+        parties = gather(self._network, data, dealer, None, self._identity.card, terms.engine)
+        if terms.engine != "auto":
+            return drafted(make, parties, terms)
+        found = compare(make, parties, terms)
+        if self._note is not None:
+            self._note(f"engine    {found.why}")
+        return found.draft
+
+    def _quoted(
+        self,
+        make: Make,
+        terms: Terms,
+        data: Sequence[str],
+        dealer: str | None,
+        rows: Sequence[int] | None,
+        bandwidth_bps: float,
+        latency_s: float,
+        beside: bool,
+    ) -> Quote:
+        parties = gather(self._network, data, dealer, rows, self._identity.card, terms.engine)
+        if beside or terms.engine == "auto":
+            return compare(make, parties, terms, bandwidth_bps=bandwidth_bps, latency_s=latency_s).to_quote()
+        return price(drafted(make, parties, terms), bandwidth_bps=bandwidth_bps, latency_s=latency_s)
 
     def _terms(
         self,
@@ -357,10 +358,13 @@ class Buyer(AbstractContextManager["Buyer"]):
         lifetime_s: float = 86_400,
         deal_ahead: bool = False,
         network: str = "lan",
+        engine: str = "mpc",
     ) -> Terms:
         if not math.isfinite(lifetime_s) or lifetime_s < 1:
             raise BadInput(f"a job must live at least 1 s, found {lifetime_s}")
-        return Terms(self._clock.unix_s(), int(lifetime_s), frac_bits, block_rows, purpose, deal_ahead, network)
+        if engine not in ASKED:
+            raise BadInput(f"engine must be one of {', '.join(ASKED)}, found {str(engine)[:40]!r}")
+        return Terms(self._clock.unix_s(), int(lifetime_s), frac_bits, block_rows, purpose, deal_ahead, network, engine)
 
     def _book(self) -> Book:
         # Not at the top: the store brings SQLAlchemy with it, which a quote or a listing of data sets does not need.

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from enclave.errors import BadInput, EnclaveError, SessionError, Untrusted
 from enclave.identity import Card, Identity, TrustStore
-from enclave.messages import DescribeReply, JobSpec
-from parties.buyer.specs import Offer
+from enclave.messages import JobSpec
+from parties.buyer.preparing import Parties, imagined
+from parties.buyer.specs import Offer, split_data
 
 if TYPE_CHECKING:
     from parties.server import NodeClient
 
-__all__ = ["Catalogue", "Network", "everywhere"]
+__all__ = ["Catalogue", "Network", "everywhere", "gather"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -82,7 +83,9 @@ class Network:
             found = ", ".join(card.name for card in dealers) or "none"
             raise BadInput(
                 f"expected one trusted dealer, found {found}",
-                hint="name one with --dealer" if dealers else "run `enclave trust CARD` with the card of a dealer",
+                hint="name one with --dealer"
+                if dealers
+                else "run `enclave trust CARD` with the card of a dealer, or take --engine he, which can do without",
             )
         return dealers[0]
 
@@ -99,15 +102,16 @@ class Network:
                 offers += [Offer(card, info, reply.code_version) for info in reply.datasets]
         return Catalogue(tuple(offers), problems)
 
-    def offers(self, wanted: Sequence[tuple[str, str]], dealer: Card) -> tuple[tuple[Offer, ...], DescribeReply]:
-        """The data sets `wanted` as (owner, data set), and the dealer's description of itself.
+    def offers(self, wanted: Sequence[tuple[str, str]], dealer: Card | None) -> tuple[Offer, ...]:
+        """The data sets `wanted` as (owner, data set). The dealer, if there is one, must answer too.
 
         Raises: SessionError or Untrusted naming the node that does not answer; BadInput when a data set is unknown.
         """
         cards = [self.owner(owner) for owner, _ in wanted]
-        replies = _all(everywhere(lambda card: self.client(card).describe(), [*cards, dealer]))
+        asked = cards if dealer is None else [*cards, dealer]
+        replies = _all(everywhere(lambda card: self.client(card).describe(), asked))
         found = []
-        for (owner, name), card, reply in zip(wanted, cards, replies[:-1], strict=True):
+        for (owner, name), card, reply in zip(wanted, cards, replies, strict=False):
             infos = {info.ref.name: info for info in reply.datasets}
             if name not in infos:
                 offered = ", ".join(infos) or "nothing"
@@ -115,7 +119,44 @@ class Network:
             if infos[name].ref.owner != owner:
                 raise SessionError(f"{owner} describes a data set of {infos[name].ref.owner} as its own")
             found.append(Offer(card, infos[name], reply.code_version))
-        return tuple(found), replies[-1]
+        return tuple(found)
+
+
+def gather(
+    network: Network, data: Sequence[str], dealer: str | None, rows: Sequence[int] | None, buyer: Card, engine: str
+) -> Parties:
+    """Who takes part in a job on `data`.
+
+    Args:
+        dealer: its name, None for the only trusted one. Where the engine can do without, there may be none.
+        rows: one count per data set, of a quote for which nobody is asked; else None.
+        engine: "mpc", "hybrid", "he" or "auto".
+
+    Raises: as `Network.offers`; BadInput when the engine needs a dealer and none can be told.
+    """
+    wanted, needed = split_data(data), engine not in ("he", "auto")
+    if rows is not None:
+        known = [card.name for card in network.trusted("dealer")]
+        return imagined(wanted, rows, buyer, dealer or (known[0] if known else "dealer" if needed else ""))
+    card, missing = None, None
+    try:
+        card = network.dealer(dealer)
+        if engine == "auto":
+            network.client(card).describe()
+    except EnclaveError as error:
+        if needed or dealer is not None:
+            raise
+        card, missing = None, error
+    # Safety: engine he tells a dealer nothing of a job that it may turn out to do without.
+    offers = network.offers(wanted, card if needed else None)
+    return Parties(
+        owners=tuple(offer.owner for offer in offers),
+        datasets=tuple(offer.info.ref for offer in offers),
+        buyer=buyer,
+        dealer=card,
+        offers=offers,
+        no_dealer=missing,
+    )
 
 
 def everywhere(call: Callable[[T], R], targets: Sequence[T]) -> list[R | EnclaveError]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from enclave import __version__
 from enclave.errors import BadData, BadInput, BadSpec, EnclaveError, PolicyRefused, RangeExceeded, SessionError
 from enclave.identity import Card, Identity
-from enclave.messages import Architecture, DatasetRef, DescribeReply, Encoding, JobSpec
+from enclave.messages import Architecture, DatasetRef, Encoding, JobSpec
 from parties.buyer.classes import class_order
 from parties.buyer.records import REQUEST, SPEC, WEIGHTS, JobFolder
 from parties.buyer.results import Progress
@@ -46,14 +46,19 @@ _SALT_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Parties:
-    """Who takes part, in the order of ranks. `offers` is empty where nobody was asked."""
+    """Who takes part, in the order of ranks. `offers` is empty where nobody was asked.
+
+    Attributes:
+        dealer: None where there is none, or none is wanted.
+        no_dealer: why there is none; raised where a job needs one.
+    """
 
     owners: tuple[Card, ...]
     datasets: tuple[DatasetRef, ...]
     buyer: Card
-    dealer: Card
+    dealer: Card | None
     offers: tuple[Offer, ...] = ()
-    dealer_says: DescribeReply | None = None
+    no_dealer: EnclaveError | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -185,8 +190,8 @@ def own_rows(source: Any, encoding: Encoding) -> RowSource | None:
     return rows
 
 
-def imagined(wanted: Sequence[tuple[str, str]], rows: Sequence[int], buyer: Card, dealer: str | None) -> Parties:
-    """Parties that nobody has asked, for a quote: only names and row counts are real."""
+def imagined(wanted: Sequence[tuple[str, str]], rows: Sequence[int], buyer: Card, dealer: str) -> Parties:
+    """Parties that nobody has asked, for a quote: only names and row counts are real. `dealer` "": there is none."""
     if len(rows) != len(wanted):
         raise BadInput(f"expected one row count per data set, {len(wanted)}, found {len(rows)}")
     owners = tuple(_figurehead("owner", owner) for owner, _ in wanted)
@@ -196,7 +201,7 @@ def imagined(wanted: Sequence[tuple[str, str]], rows: Sequence[int], buyer: Card
         )
     except BadSpec as error:
         raise _as_input(error) from error
-    return Parties(owners, datasets, buyer, _figurehead("dealer", dealer or "dealer"))
+    return Parties(owners, datasets, buyer, _figurehead("dealer", dealer) if dealer else None)
 
 
 def with_plan(draft: Draft, report: Progress) -> Draft:

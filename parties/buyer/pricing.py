@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from enclave.messages import JobSpec
-from parties.buyer.results import Cost, Quote
+from parties.buyer.results import Cost, HiddenBits, Quote
 
 if TYPE_CHECKING:
     from enclave.plan import Plan
@@ -32,6 +33,8 @@ def cost_of(plan: Plan, spec: JobSpec) -> Cost:
 
 def price(draft: Draft, *, bandwidth_bps: float, latency_s: float) -> Quote:
     """What the job would send, how long it would take at a bandwidth and a one-way latency, and how exact it is."""
+    from enclave.plan import encrypted_work_s
+
     spec = draft.spec
     plan = plan_of(spec)
     return Quote(
@@ -40,10 +43,13 @@ def price(draft: Draft, *, bandwidth_bps: float, latency_s: float) -> Quote:
         steps=plan.steps,
         cost=cost_of(plan, spec),
         dealer_bytes=plan.dealer_bytes,
-        seconds=plan.quote(bandwidth_bps, latency_s).time_s,
+        seconds=plan.quote(bandwidth_bps, latency_s).time_s + encrypted_work_s(spec),
         bandwidth_bps=bandwidth_bps,
         latency_s=latency_s,
         plan_digest=plan.digest,
         parties=tuple(party.name for party in spec.parties),
         numbers=draft.numbers(),
+        engine=spec.engine,
+        dealer=spec.dealer.name if spec.dealer is not None else "",
+        hiding=tuple(HiddenBits(h.label, h.bits if math.isfinite(h.bits) else None, h.method) for h in plan.hiding),
     )

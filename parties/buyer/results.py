@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 from parties.buyer.records import PREDICTIONS, RECEIPT, REPORT, REPORT_PAGE, JobFolder
 
 if TYPE_CHECKING:
+    from enclave.jobs import JobRecord
     from enclave.models import Model
     from enclave.workloads.numeric import NumericPlan
 
-__all__ = ["Cost", "JobResult", "JobSummary", "Progress", "Quote", "Withdrawal"]
+__all__ = ["Cost", "HiddenBits", "JobResult", "JobSummary", "Option", "Progress", "Quote", "Withdrawal"]
+
+MANY = 10  # models, for a price of many
 
 # stage, steps done, steps in all, bytes sent so far
 Progress = Callable[[str, int, int, int], None]
@@ -50,8 +53,24 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True)
+class HiddenBits:
+    """What hides the owners' rows in one kind of ciphertext; `bits` None where nothing at all is told."""
+
+    label: str
+    bits: float | None
+    method: str
+
+
+@dataclass(frozen=True, slots=True)
 class Quote:
-    """A job before it is proposed: its plan, that plan at a bandwidth and latency, and what its numbers can do."""
+    """A job before it is proposed: its plan, that plan at a bandwidth and latency, and what its numbers can do.
+
+    Attributes:
+        dealer: its name; empty for a job without one.
+        hiding: what hides the owners' rows in ciphertexts; empty without encryption.
+        options: every engine, where they were compared.
+        why: why it is this engine.
+    """
 
     kind: str
     rows: int
@@ -64,11 +83,21 @@ class Quote:
     plan_digest: bytes
     parties: tuple[str, ...]
     numbers: NumericPlan
+    engine: str = "mpc"
+    dealer: str = ""
+    hiding: tuple[HiddenBits, ...] = ()
+    options: tuple[Option, ...] = ()
+    why: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """JSON types."""
         return {
             "kind": self.kind,
+            "engine": self.engine,
+            "why": self.why,
+            "dealer": self.dealer or None,
+            "hiding": [asdict(hidden) for hidden in self.hiding],
+            "engines": [option.to_json() for option in self.options],
             "rows": self.rows,
             "steps": self.steps,
             **self.cost.to_json(),
@@ -78,6 +107,34 @@ class Quote:
             "latency_s": self.latency_s,
             "plan_digest": self.plan_digest.hex(),
             "numbers": self.numbers.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One engine for a job: its quote, or why it cannot be had."""
+
+    engine: str
+    quote: Quote | None
+    obstacle: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON types; a further model is a further job, with keys and masks of its own."""
+        quote = self.quote
+        if quote is None:
+            return {"engine": self.engine, "possible": False, "obstacle": self.obstacle}
+        return {
+            "engine": self.engine,
+            "possible": not self.obstacle,
+            "obstacle": self.obstacle,
+            "dealer": quote.dealer or None,
+            "rounds": quote.cost.rounds,
+            "bytes": quote.cost.total_bytes,
+            f"bytes_of_{MANY}_models": MANY * quote.cost.total_bytes,
+            "dealer_bytes": quote.dealer_bytes,
+            "seconds": quote.seconds,
+            f"seconds_of_{MANY}_models": MANY * quote.seconds,
+            "hiding_bits": min((h.bits for h in quote.hiding if h.bits is not None), default=None),
         }
 
 
@@ -250,6 +307,21 @@ class JobSummary:
     created_unix_s: int
     reasons: tuple[str, ...]
     rules: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, record: JobRecord) -> JobSummary:
+        """The line of a job in the buyer's book."""
+        spec = record.spec()
+        return cls(
+            job_id=record.job_id,
+            kind=spec.kind,
+            state=record.state,
+            data=tuple(f"{d.owner}/{d.name}" for d in spec.datasets),
+            outputs=spec.outputs,
+            created_unix_s=spec.created_unix_s,
+            reasons=tuple(reason.text for reason in record.reasons),
+            rules=tuple(dict.fromkeys(reason.rule for reason in record.reasons)),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """JSON types."""

@@ -83,7 +83,11 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """The conditions of a job besides what it computes; `frac_bits` None: chosen by the numeric plan."""
+    """The conditions of a job besides what it computes; `frac_bits` None: chosen by the numeric plan.
+
+    Attributes:
+        engine: "mpc", "hybrid" or "he"; "auto" until `engines` has chosen one of them.
+    """
 
     created_unix_s: int
     lifetime_s: int = 86_400
@@ -92,6 +96,7 @@ class Terms:
     purpose: str = ""
     deal_ahead: bool = False
     network: str = "lan"
+    engine: str = "mpc"
 
 
 def split_data(names: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -191,7 +196,7 @@ def job_spec(
     owners: Sequence[Card],
     datasets: Sequence[DatasetRef],
     buyer: Card,
-    dealer: Card,
+    dealer: Card | None,
     encoding: Encoding,
     architecture: Architecture,
     outputs: Sequence[str],
@@ -209,7 +214,7 @@ def job_spec(
         )
     parties = [
         PartyRef(card.name, card.role, card.key_id, card.address, card.organisation)
-        for card in (*owners, buyer, dealer)
+        for card in (*owners, buyer, *(() if dealer is None else (dealer,)))
     ]
     try:
         return JobSpec(
@@ -231,6 +236,7 @@ def job_spec(
             buyer_rows=buyer_rows,
             deal_ahead=terms.deal_ahead,
             network=terms.network,
+            engine=terms.engine,
         )
     except BadSpec as error:
         raise BadInput(error.public, hint=error.hint, code=error.code) from error

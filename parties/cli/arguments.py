@@ -17,6 +17,7 @@ __all__ = ["METRICS", "UsageError", "build_parser"]
 
 METRICS = ("accuracy", "confusion", "auc", "brier", "rmse", "r2", "mean_score")
 NETWORKS = ("lan", "wan")
+ENGINES = ("mpc", "hybrid", "he", "auto")
 KINDS = ("logistic", "linear", "softmax", "mlp", "lenet")
 _EPILOG = """exit codes: 0 done, 1 refused or failed, 2 wrong usage, 75 not ready yet
 
@@ -197,6 +198,13 @@ def _job(leaf: argparse.ArgumentParser) -> None:
     leaf.add_argument("--data", action="append", required=True, metavar="OWNER/DATASET", help="repeat for more owners")
     leaf.add_argument("--encoding", type=Path, required=True, metavar="FILE.toml", help="how rows become numbers")
     leaf.add_argument("--dealer", metavar="NAME", help="default: the only trusted dealer")
+    leaf.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="mpc",
+        help="mpc (default): all on shares; hybrid: rows times weights encrypted, the rest on shares; he: encrypted, "
+        "with no dealer where it can do without; auto: the best that the owners allow",
+    )
     leaf.add_argument(
         "--frac-bits", type=int, metavar="N", help="fractional bits of fixed point; default 20, or fewer to make room"
     )

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enclave.errors import BadInput
-from parties.buyer import Buyer, JobResult, Quote, Schedule
+from parties.buyer import Buyer, JobResult, Schedule
 from parties.cli.console import FAILED, Answer, Console, table
 from parties.cli.progress import ProgressLine
+from parties.cli.quoting import quote_text
 from parties.cli.units import bytes_text, seconds_text
 
 if TYPE_CHECKING:
     from enclave.messages import DatasetInfo
     from enclave.models import Model
-    from enclave.workloads.numeric import NumericPlan
 
 __all__ = ["COMMANDS", "result_text"]
 
@@ -109,6 +109,8 @@ def _quote(args: Namespace, console: Console) -> Answer:
         "latency_s": args.latency,
         "frac_bits": args.frac_bits,
         "network": args.network,
+        "engine": args.engine,
+        "beside": True,
     }
     with _buyer(args, console) as buyer:
         if args.command == "buyer quote evaluate":
@@ -123,57 +125,7 @@ def _quote(args: Namespace, console: Console) -> Answer:
             quote = buyer.quote_train(
                 _schedule(args), metrics=tuple(args.metric or ()), buyer_rows=args.buyer_rows, **common
             )
-    return Answer(quote.to_json(), _quote_text(quote))
-
-
-def _quote_text(quote: Quote) -> str:
-    rows = [(name, bytes_text(quote.cost.sent_by(name)), bytes_text(_received(quote, name))) for name in quote.parties]
-    rate = f"{quote.bandwidth_bps / 1e6:g} Mbit/s, {quote.latency_s * 1e3:g} ms one way"
-    return "\n".join(
-        [
-            f"{quote.kind} over {quote.rows:,} rows",
-            f"rounds   {quote.cost.rounds:,}",
-            f"bytes    {bytes_text(quote.cost.total_bytes)}, of these {bytes_text(quote.dealer_bytes)} from the dealer",
-            f"time     {seconds_text(quote.seconds)} at {rate}",
-            "",
-            table(("party", "sends", "receives"), rows, right=(1, 2)),
-            "",
-            _numbers_text(quote.numbers),
-        ]
-    )
-
-
-def _numbers_text(numbers: NumericPlan) -> str:
-    rows = [
-        (
-            step.name,
-            step.op,
-            "watched" if step.bound is None else f"{step.bound:.4g}",
-            f"{step.limit:.4g}",
-            step.digits,
-            "not stated" if step.error is None else f"{step.error:.2g}",
-            "none" if step.failure == 0 else f"{step.failure:.1g}",
-        )
-        for step in numbers.steps
-    ]
-    stated = "depends on the data" if numbers.output_error is None else f"at most {numbers.output_error:.2g}"
-    lines = [
-        table(("number", "", "at most", "limit", "bits", "error", "missed"), rows, right=(2, 3, 4, 5, 6)),
-        "",
-        f"fixed point with {numbers.frac_bits} fractional bits; error of an output: {stated}",
-    ]
-    watched = dict.fromkeys(step.on_failure for step in numbers.steps if step.failure)
-    return "\n".join(
-        [
-            *lines,
-            *(f"watched: a number beyond its limit is noticed at the end; {text}" for text in watched),
-            *(["missed: the probability that one number beyond its limit is not noticed"] if watched else []),
-        ]
-    )
-
-
-def _received(quote: Quote, name: str) -> int:
-    return sum(size for (_, target), size in quote.cost.link_bytes.items() if target == name)
+    return Answer(quote.to_json(), quote_text(quote))
 
 
 # ---- jobs
@@ -293,6 +245,7 @@ def _conduct(args: Namespace) -> dict[str, Any]:
         "dealer": args.dealer,
         "frac_bits": args.frac_bits,
         "network": args.network,
+        "engine": args.engine,
         "purpose": args.purpose,
         "lifetime_s": args.expires,
         "deal_ahead": args.deal_ahead,

@@ -182,6 +182,7 @@ def _offer(registered: Registered, policy: Policy) -> DatasetInfo:
         minimum_rows=policy.minimum_rows,
         approval=policy.approval,
         mock_parquet=info.mock_parquet,
+        engines=policy.engines,
     )
 
 

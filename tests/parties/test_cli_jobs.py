@@ -119,6 +119,7 @@ def test_a_buyer_asks_for_a_price(enclave: Shell, fleet: Fleet, at: Callable[...
     assert at("buyer", *words, "--bandwidth", "10Mbit", "--latency", "40ms") == 0
     assert re.fullmatch(
         r"evaluate over 60 rows\n"
+        r"engine   mpc, dealer dealer\n"
         r"rounds   \d+\n"
         r"bytes    [\d.]+ kB, of these [\d.]+ kB from the dealer\n"
         r"time     [\d.]+ s at 10 Mbit/s, 40 ms one way\n"
@@ -130,7 +131,14 @@ def test_a_buyer_asks_for_a_price(enclave: Shell, fleet: Fleet, at: Callable[...
         r"input +encoding +[\d.]+ +2\.199e\+12 +20 +4\.8e-07 +none\n"
         r"(.+ none\n)+"
         r"\n"
-        r"fixed point with 20 fractional bits; error of an output: at most [\d.e-]+\n",
+        r"fixed point with 20 fractional bits; error of an output: at most [\d.e-]+\n"
+        r"\n"
+        r"engine +dealer +rounds +bytes +of 10 models +time\n"
+        r"\*mpc +dealer +\d+ +[\d.]+ [kM]B +[\d.]+ [kM]B +[\d.]+ m?s\n"
+        r"hybrid +dealer .* policy\.engine: owner0/points allows mpc\n"
+        r"he .*\n"
+        r"\n"
+        r"\* is what was asked for; --engine auto chooses\n",
         enclave.out,
     )
     assert at("buyer", *words, "--json") == 0
