@@ -48,7 +48,7 @@ class Evidence:
             spec,
             said.spec_digest,
             said,
-            plan=_figures(self.plan, spec),
+            plan=_figures(self.plan, spec, spec.rank(party)),
             audit=self.audit,
             claims=job_claims(spec),
             reasons=reasons,
@@ -56,7 +56,7 @@ class Evidence:
         return report.to_json().encode()
 
 
-def _figures(plan: Plan, spec: JobSpec) -> PlanFigures:
+def _figures(plan: Plan, spec: JobSpec, rank: int) -> PlanFigures:
     names = [party.name for party in spec.parties]
     # What was dealt ahead came in a session of its own, before the one that this is evidence of.
     online = not spec.deal_ahead
@@ -67,7 +67,7 @@ def _figures(plan: Plan, spec: JobSpec) -> PlanFigures:
             for (a, b), size in plan.link_bytes.items()
             if online or a != plan.parties
         ),
-        openings=plan.openings,
+        openings=plan.openings_at[rank] if rank < plan.parties else 0,
         dealer_bytes=plan.dealer_bytes,
         stages=tuple(
             PlannedStage(s.name, s.rounds, s.sent_bytes + (0 if spec.deal_ahead else s.dealt_bytes))

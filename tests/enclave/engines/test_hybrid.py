@@ -151,8 +151,15 @@ def test_weights_go_once_to_every_owner() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "inputs", "outputs", "encrypted"),
-    [(100_000, 200, 1, True), (100_000, 30, 1, True), (60_000, 784, 128, True), (1_000, 784, 128, False)]
-    + [(2_000, 30, 1, True), (1_000, 30, 1, False), (4_096, 1, 1, False)],
+    [
+        (100_000, 200, 1, True),
+        (100_000, 30, 1, True),
+        (60_000, 784, 128, True),
+        (1_000, 784, 128, False),
+        (2_000, 30, 1, True),
+        (1_000, 30, 1, False),
+        (4_096, 1, 1, False),
+    ],
 )
 def test_the_engine_takes_what_sends_less(rows: int, inputs: int, outputs: int, encrypted: bool) -> None:
     block = min(rows, 4096)

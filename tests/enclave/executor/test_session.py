@@ -73,6 +73,8 @@ class Room:
 
     ids: list[Identity]
     trusts: dict[str, TrustStore]
+    engine: str = "mpc"
+    outputs: tuple[str, ...] = ("accuracy",)
     changes: dict[str, Any] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
     sealings: dict[str, Any] = field(default_factory=dict)
@@ -97,7 +99,8 @@ class Room:
             datasets=tuple(DatasetRef(o.name, "points", b"v" * 32, ROWS) for o in owners),
             encoding=Encoding(tuple(Feature(c, numeric) for c in "abc"), Target("y", classes=classes)),
             architecture=architecture,
-            outputs=("accuracy",),
+            outputs=self.outputs,
+            engine=self.engine,
         )
         spec = replace(spec, plan_digest=plan_job(spec).digest)
         self.spec = replace(spec, **self.changes)
@@ -170,18 +173,26 @@ MakeRoom = Callable[..., Room]
 
 @pytest.fixture
 def make_room(new_party: Callable[..., Identity], acquaint: Callable[..., tuple[TrustStore, ...]]) -> MakeRoom:
-    def make(owners: int = 1, **changes: Any) -> Room:
+    def make(
+        owners: int = 1,
+        engine: str = "mpc",
+        outputs: tuple[str, ...] = ("accuracy",),
+        ends: tuple[str, ...] = ("buyer", "dealer"),
+        **changes: Any,
+    ) -> Room:
         ids = [new_party("owner", f"owner{i}") for i in range(owners)]
-        ids += [new_party("buyer", "buyer"), new_party("dealer", "dealer")]
+        ids += [new_party(role, role) for role in ends]
         trusts = dict(zip((i.name for i in ids), acquaint(*ids), strict=True))
-        return Room(ids, trusts, changes)
+        return Room(ids, trusts, engine, outputs, changes)
 
     return make
 
 
-@pytest.mark.parametrize("owners", [1, 2, 3])
-def test_a_session_opens_the_right_result_to_the_buyer_alone(make_room: MakeRoom, owners: int) -> None:
-    room = make_room(owners)
+@pytest.mark.parametrize(
+    ("owners", "engine"), [(1, "mpc"), (2, "mpc"), (3, "mpc"), (1, "hybrid"), (1, "he"), (3, "he")]
+)
+def test_a_session_opens_the_right_result_to_the_buyer_alone(make_room: MakeRoom, owners: int, engine: str) -> None:
+    room = make_room(owners, engine)
     results = room.run()
     for name, result in results.items():
         assert isinstance(result, SessionResult), (name, result)
@@ -201,6 +212,25 @@ def test_a_session_opens_the_right_result_to_the_buyer_alone(make_room: MakeRoom
     _check_traffic({i.name: results[i.name] for i in room.ids})
     assert {s.rows for s in room.sealings.values()} == {room.spec.rows}
     assert all(s.transcript.equals_plan for s in room.sealings.values())
+
+
+def test_encrypted_rows_need_no_dealer(make_room: MakeRoom) -> None:
+    room = make_room(2, "he", ("predictions",), ("buyer",))
+    results = room.run()
+    for name, result in results.items():
+        assert isinstance(result, SessionResult), (name, result)
+        assert (result.opened is not None) == (name == "buyer")
+        assert result.transcript.equals_plan
+        assert result.plan.dealer_bytes == 0
+    x = np.concatenate([t.x for t in room.tables.values()])
+    weights = list(room.model.weights.values())
+    bought = results["buyer"]
+    assert isinstance(bought, SessionResult) and bought.opened is not None
+    found = finish(room.spec, bought.opened).predictions
+    assert found is not None
+    np.testing.assert_allclose(found, x @ weights[0] + weights[1], atol=1e-3)
+    assert sorted(room.commits) == sorted(results)
+    _check_traffic({i.name: results[i.name] for i in room.ids})
 
 
 def _check_traffic(results: dict[str, SessionResult | EnclaveError]) -> None:
