@@ -15,8 +15,9 @@ import numpy as np
 import tenseal.sealapi as seal
 
 from enclave.engines.he.keys import SecretKey
-from enclave.engines.he.parameters import Parameters
+from enclave.engines.he.parameters import Parameters, primes_of
 from enclave.engines.he.ring import Ring
+from enclave.engines.he.sampling import Source
 
 
 def _framed(body: bytes) -> bytes:
@@ -35,12 +36,14 @@ class Referee:
     """
 
     def __init__(self, parameters: Parameters, key: SecretKey, t: int) -> None:
+        # SEAL keeps the last prime for keys alone: where we have none, `key` has one more, which is no part of the
+        # ciphertexts, and SEAL is not asked about security
+        level = seal.SEC_LEVEL_TYPE.NONE if parameters.special is None else seal.SEC_LEVEL_TYPE.TC128
         literal = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
         literal.set_poly_modulus_degree(parameters.degree)
-        # SEAL takes the last prime for keys alone: without one of ours, any other of its size serves
-        literal.set_coeff_modulus([seal.Modulus(prime) for prime in parameters.key_primes])
+        literal.set_coeff_modulus([seal.Modulus(prime) for prime in key.ring.primes])
         literal.set_plain_modulus(seal.Modulus(t))
-        self.context = seal.SEALContext(literal, True, seal.SEC_LEVEL_TYPE.TC128)
+        self.context = seal.SEALContext(literal, True, level)
         assert self.context.parameters_set(), self.context.parameters_error_message()
         self.degree, self.t = parameters.degree, t
         ids, data = {}, self.context.first_context_data()
@@ -49,7 +52,7 @@ class Referee:
             data = data.next_context_data()
         self.ids = ids
         self.evaluator = seal.Evaluator(self.context)
-        secret = key.reveal(parameters.key_ring())
+        secret = key.reveal(key.ring)
         head = struct.pack("<4Q", *self.context.key_parms_id()) + struct.pack("<Qd", secret.size, 1.0)
         self.secret = self._loaded(seal.SecretKey(), _framed(head + _array(secret)))
         self.decryptor = seal.Decryptor(self.context, self.secret)
@@ -92,6 +95,14 @@ class Referee:
         return self._loaded(target, _framed(body))
 
 
-def noise_bits_of_budget(ring: Ring, t: int, budget: int) -> float:
+def key_for(parameters: Parameters, cap: int = 10_000) -> SecretKey:
+    """A fresh key that the referee can take: with a prime more where the parameters have no special one."""
+    if parameters.special is not None:
+        return SecretKey(parameters.key_ring(), Source.fresh(), cap)
+    extra = next(prime for prime in primes_of(parameters.degree, (45,) * 4) if prime not in parameters.primes)
+    return SecretKey(Ring(parameters.degree, (*parameters.primes, extra)), Source.fresh(), cap)
+
+
+def noise_bits(ring: Ring, t: int, budget: int) -> float:
     """log2 of the noise that leaves `budget` bits: t |noise| = q / 2^(budget + 1), to within a bit."""
-    return ring.modulus.bit_length() - budget - 1 - np.log2(t)
+    return float(ring.modulus.bit_length() - budget - 1 - np.log2(t))
