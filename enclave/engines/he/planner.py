@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from enclave.engines.he.expansion import Expansion
@@ -35,7 +35,6 @@ from enclave.engines.he.noise import (
     zero_variance,
 )
 from enclave.engines.he.parameters import MOST_BITS, SECURITY_BITS, Parameters, checked, primes_of
-from enclave.engines.he.switching import switch_key_shape
 from enclave.engines.he.wire import packed_words
 from enclave.errors import BadSpec
 
@@ -217,7 +216,9 @@ def plan_linear(
             f"of magnitude {work.row_magnitude:g} with {statistical_bits} bits of hiding",
             hint="ask for less precision, declare smaller ranges, or let mpc do it",
         )
-    return min(found, key=lambda plan: (plan.upload_bytes, plan.answer_bytes))
+    best = min(found, key=lambda plan: (plan.upload_bytes, plan.answer_bytes))
+    numbers = best.parameters
+    return replace(best, parameters=checked(numbers.scheme, numbers.degree, numbers.primes, numbers.special))
 
 
 def _candidates(
@@ -317,9 +318,8 @@ class _Shape:
         if sum(sizes) + sum(special) > MOST_BITS[self.degree]:
             return None
         primes = primes_of(self.degree, [*special, *sizes])
-        if special:
-            return checked("bfv", self.degree, primes[1:], primes[0])
-        return checked("bfv", self.degree, primes)
+        # of all candidates only the best is checked: SEAL takes a while
+        return Parameters("bfv", self.degree, primes[len(special) :], primes[0] if special else None)
 
     def _noise_bound(self, parameters: Parameters | None) -> float:
         """Of the phase of an answer, before flooding; for the largest digits where parameters are not known yet."""
@@ -352,7 +352,7 @@ class _Shape:
         primes, keys = parameters.primes, parameters.key_primes
         words = packed_words(primes, (self.expansion.ciphertexts + 1, len(primes), self.degree))
         if self.expansion.levels:
-            words += packed_words(keys, (self.expansion.levels, *switch_key_shape(parameters.key_ring())))
+            words += packed_words(keys, (self.expansion.levels, len(primes), len(keys), self.degree))
         return 8 * words
 
     def _expansion_s(self, parameters: Parameters) -> float:
