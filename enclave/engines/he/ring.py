@@ -39,7 +39,7 @@ class Ring:
     Raises: BadInput: a degree or a prime that does not fit.
     """
 
-    __slots__ = ("_fractions", "_tables", "_weights", "degree", "modulus", "primes")
+    __slots__ = ("_fractions", "_ratios", "_tables", "_weights", "degree", "modulus", "primes")
 
     degree: int
     primes: tuple[int, ...]
@@ -57,7 +57,9 @@ class Ring:
         self.degree = tables.degree
         self.primes = tuple(int(p) for p in tables.primes)
         self.modulus = prod(self.primes)
-        self._weights = np.array([pow(self.modulus // p, -1, p) for p in self.primes], np.uint64)
+        weights = [pow(self.modulus // p, -1, p) for p in self.primes]
+        self._weights = np.array(weights, np.uint64)
+        self._ratios = np.array([(w << 64) // p for w, p in zip(weights, self.primes, strict=True)], np.uint64)
         self._fractions = np.array([divmod((1 << 128) // p, 1 << 64)[::-1] for p in self.primes], np.uint64)
 
     def __repr__(self) -> str:
@@ -211,8 +213,8 @@ class Ring:
         Exact but where the fraction is within k 2^-64 of a half.
         """
         _check_bits(bits)
-        weights, fractions = self._weights, self._fractions
-        return kernels.to_torus(self._tables, weights, fractions, self._checked(x), bits)
+        weights, ratios, fractions = self._weights, self._ratios, self._fractions
+        return kernels.to_torus(self._tables, weights, ratios, fractions, self._checked(x), bits)
 
     def from_torus(self, m: Words, bits: int) -> Words:
         """round(q m / 2^bits) for m modulo 2^bits, uint64 [..., N] -> coefficient form [..., k, N]. Exact."""

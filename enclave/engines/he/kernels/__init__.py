@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.he.kernels import portable
-from enclave.engines.he.kernels.tables import Tables, bit_reversed
+from enclave.engines.he.kernels.tables import Tables
 
 if TYPE_CHECKING:
     from enclave.engines.he.kernels import _native as native
@@ -30,7 +30,7 @@ else:
     try:
         from enclave.engines.he.kernels import _native as native
 
-        if native.REVISION != 1:  # built from older sources: `pip install` it again
+        if native.REVISION != 2:  # built from older sources: `pip install` it again
             native = None
     except ImportError:  # installed without a compiler
         native = None
@@ -195,16 +195,16 @@ def drop_last(tables: Tables, x: Words) -> Words:
     return out
 
 
-def to_torus(tables: Tables, weights: Words, fractions: Words, x: Words, bits: int) -> Words:
+def to_torus(tables: Tables, weights: Words, ratios: Words, fractions: Words, x: Words, bits: int) -> Words:
     """The top `bits` of sum_i (x_i w_i mod p_i) f_i + 2^(127 - bits) modulo 2^128, [..., k, N] -> [..., N].
 
     Args:
-        weights: w, [k]. fractions: f, [k, 2], low word first.
+        weights, ratios: w and floor(2^64 w / p), [k]. fractions: f, [k, 2], low word first.
     """
     if native is None:
         return portable.to_torus(weights, fractions, tables.primes, x, bits)
     out = np.empty((*x.shape[:-2], tables.degree), np.uint64)
-    native.to_torus(np.ascontiguousarray(x), out, tables.primes, weights, fractions, tables.degree, bits)
+    native.to_torus(np.ascontiguousarray(x), out, tables.primes, weights, ratios, fractions, tables.degree, bits)
     return out
 
 
@@ -213,11 +213,11 @@ def from_torus(tables: Tables, modulus: int, m: Words, bits: int) -> Words:
 
     q m = 2^bits v + c with c centred, and q is 0 modulo each prime: v = -c / 2^bits there, exactly.
     """
-    inverses = np.array([pow(1 << bits, -1, p) for p in tables.primes.tolist()], np.uint64)
+    factors = np.array([-pow(1 << bits, -1, p) % p for p in tables.primes.tolist()], np.uint64)
     if native is None:
-        return portable.from_torus(tables.primes, modulus, inverses, m, bits)
+        return portable.from_torus(tables, modulus, factors, m, bits)
     out = np.empty((*m.shape[:-1], len(tables.primes), tables.degree), np.uint64)
-    native.from_torus(np.ascontiguousarray(m), out, tables.primes, inverses, tables.degree, modulus % 2**64, bits)
+    native.from_torus(np.ascontiguousarray(m), out, tables.primes, factors, tables.degree, modulus % 2**64, bits)
     return out
 
 
@@ -275,12 +275,9 @@ def automorphism(tables: Tables, x: Words, exponent: int) -> Words:
 
 def automorphism_ntt(tables: Tables, x: Words, exponent: int) -> Words:
     """x(X^exponent), odd exponent, evaluation form: a permutation."""
-    degree = tables.degree
-    reverse = bit_reversed(degree)
-    source = reverse[((2 * reverse + 1) * exponent % (2 * degree) - 1) // 2]
     if native is None:
-        return x[..., source]
+        return portable.automorphism_ntt(tables, x, exponent)
     x = np.ascontiguousarray(x)
     out = np.empty_like(x)
-    native.permute(x, out, source.astype(np.uint64), degree)
+    native.automorphism_ntt(x, out, tables.degree, exponent % (2 * tables.degree))
     return out

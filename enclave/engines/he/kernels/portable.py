@@ -1,8 +1,6 @@
 """The kernels without the extension: numpy. The same results, bit for bit.
 
-Residues are uint64 [..., k, N], row i below prime i. A product modulo p < 2^50 takes its quotient from float64: both
-factors are exact there, so q = floor(a b / p) is off by at most one, and a b - q p needs only 64 bits. Above, an
-80-bit float does the same for p < 2^61; where there is none, Python's integers do.
+Residues are uint64 [..., k, N], row i below prime i.
 """
 
 from __future__ import annotations
@@ -12,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.kernels.tables import FAST_BITS, Tables
+from enclave.engines.he.kernels.modular import add, multiply, subtract
+from enclave.engines.he.kernels.tables import Tables, bit_reversed
 
 Words = NDArray[np.uint64]
 Integers = NDArray[np.int64]
@@ -20,35 +19,8 @@ Integers = NDArray[np.int64]
 OUT_OF_RANGE = "expected finite values below 2^62 after scaling"
 NOT_REDUCED = "expected values below their modulus and nothing after the last"
 
-_HAS_EXTENDED = np.finfo(np.longdouble).nmant >= 63
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
-
-
-def multiply(x: Words, y: Words, primes: Words) -> Words:
-    """x y modulo the primes, element-wise; `primes` broadcasts with both, whose values are reduced."""
-    if int(primes.max()) >> FAST_BITS == 0:
-        real: Any = np.float64
-    elif _HAS_EXTENDED:
-        real = np.longdouble
-    else:
-        exact = x.astype(object) * y.astype(object) % primes.astype(object)
-        return np.asarray(exact, dtype=np.uint64)
-    quotient = x.astype(real) * y.astype(real) / primes.astype(real)
-    out: Words = x * y - quotient.astype(np.uint64) * primes
-    out = np.where(out >> np.uint64(63) != 0, out + primes, out)  # the quotient was one too large
-    return np.where(out >= primes, out - primes, out)
-
-
-def add(x: Words, y: Words, primes: Words) -> Words:
-    """x + y modulo the primes."""
-    out = x + y
-    return np.where(out >= primes, out - primes, out)
-
-
-def subtract(x: Words, y: Words, primes: Words) -> Words:
-    """x - y modulo the primes."""
-    return np.where(x >= y, x - y, x + primes - y)
 
 
 def ntt(tables: Tables, x: Words) -> Words:
@@ -163,14 +135,11 @@ def _high_word(x: Words, y: Words) -> Words:
     return out
 
 
-def from_torus(primes: Words, modulus: int, inverses: Words, m: Words, bits: int) -> Words:
-    """-(q m centred modulo 2^bits) / 2^bits modulo the primes; see `kernels.from_torus`."""
-    shift = np.uint64(64 - bits)
-    top = (m * np.array([modulus % 2**64], np.uint64)) << shift
+def from_torus(tables: Tables, modulus: int, factors: Words, m: Words, bits: int) -> Words:
+    """(q m centred modulo 2^bits) times the factors modulo the primes; see `kernels.from_torus`."""
+    top = (m * np.array([modulus % 2**64], np.uint64)) << np.uint64(64 - bits)
     centred = top.view(np.int64) >> np.int64(64 - bits)
-    residues = (centred[..., None, :] % primes.astype(np.int64)[:, None]).astype(np.uint64)
-    product = multiply(residues, inverses[:, None], primes[:, None])
-    return np.where(product == 0, product, primes[:, None] - product)
+    return multiply(reduce_signed(tables, centred), factors[:, None], tables.primes[:, None])
 
 
 def pack(x: Words, bits: int) -> Words:
@@ -218,3 +187,11 @@ def automorphism(tables: Tables, x: Words, exponent: int) -> Words:
     negative = np.where(x == 0, x, tables.primes[:, None] - x)
     out[..., places % degree] = np.where(places >= degree, negative, x)
     return out
+
+
+def automorphism_ntt(tables: Tables, x: Words, exponent: int) -> Words:
+    """The same in evaluation form, where place i holds the value at psi^(2 reversed(i) + 1)."""
+    degree = tables.degree
+    reverse = bit_reversed(degree)
+    source = reverse[((2 * reverse + 1) * exponent % (2 * degree) - 1) // 2]
+    return x[..., source]

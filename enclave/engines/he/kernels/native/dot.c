@@ -1,7 +1,8 @@
 /* Row blocks times ciphertexts: out[b, c, k] = sum_j xs[b, j, k] ys[j, c, k] modulo each prime.
  *
  * Products of 50-bit residues are summed as they are, the low 52 bits apart from the high ones, and reduced once. The
- * coefficients are cut into strips such that the strip of all ys stays in the second cache while the blocks stream by.
+ * coefficients are cut into strips and the terms into chunks, such that the ys of both stay in the second cache while
+ * the blocks stream by; they are copied there in the order of use, since their own steps are powers of two.
  */
 #include "ring.h"
 
@@ -13,17 +14,13 @@ struct dot {
     size_t blocks, terms, width, k, degree; /* width: ciphertexts' polynomials, c */
 };
 
-#define CACHE_WORDS (1u << 16) /* half a megabyte of ys */
-#define LONGEST_STRIP 512
-#define SHORTEST_STRIP 64
+#define STRIP 512           /* coefficients, at most: a page of each x */
+#define CHUNK 64            /* terms whose ys, 512 KiB, stay in the second cache */
+#define GROUP 8             /* terms in one pass over the sums */
+#define BATCH 16            /* blocks whose sums, 16 KiB each, are kept at once */
 #define LAZY_TERMS 2048     /* 2^11 sums of 52 bits stay below 2^63 */
+#define WIDE_STRIP 64
 #define LAZY_WIDE_TERMS 32  /* 2^5 products below 2^122 */
-
-static size_t strip_length(const struct dot *d) {
-    size_t strip = LONGEST_STRIP;
-    while (strip > SHORTEST_STRIP && strip * d->terms * d->width > CACHE_WORDS) strip /= 2;
-    return strip < d->degree ? strip : d->degree;
-}
 
 INLINE const word *x_at(const struct dot *d, size_t b, size_t j, size_t i, size_t from) {
     return d->xs + ((b * d->terms + j) * d->k + i) * d->degree + from;
@@ -41,11 +38,11 @@ INLINE word *out_at(const struct dot *d, size_t b, size_t c, size_t i, size_t fr
 
 INLINE void dot_words(const struct dot *d, size_t i) {
     const struct modulus m = make_modulus(d->primes[i]);
-    const size_t strip = d->degree < SHORTEST_STRIP ? d->degree : SHORTEST_STRIP;
+    const size_t strip = d->degree < WIDE_STRIP ? d->degree : WIDE_STRIP;
     for (size_t from = 0; from < d->degree; from += strip)
         for (size_t b = 0; b < d->blocks; b++)
             for (size_t c = 0; c < d->width; c++) {
-                wide sums[SHORTEST_STRIP];
+                wide sums[WIDE_STRIP];
                 memset(sums, 0, sizeof sums);
                 for (size_t j = 0; j < d->terms; j++) {
                     const word *x = x_at(d, b, j, i, from), *y = y_at(d, j, c, i, from);
@@ -66,80 +63,116 @@ static void dot_c(const struct dot *d, size_t i) { dot_words(d, i); }
 /* ---- primes below 2^50 */
 
 #if RING_X86
-/* sums[2 c] and sums[2 c + 1]: low and high halves for two polynomials, `rows` terms at once */
-TARGET_AVX512 INLINE void gather_pair(const struct dot *d, size_t b, size_t j, size_t i, size_t from, size_t strip,
-                                      word (*sums)[LONGEST_STRIP], size_t c, const int rows) {
-    const size_t x_step = d->k * d->degree, y_step = d->width * x_step;
-    const word *x = x_at(d, b, j, i, from), *y0 = y_at(d, j, c, i, from), *y1 = y_at(d, j, c + 1, i, from);
-    for (size_t n = 0; n < strip; n += 8) {
-        __m512i low0 = load(sums[0] + n), high0 = load(sums[1] + n), low1 = load(sums[2] + n), high1 = load(sums[3] + n);
+/* Two polynomials' sums at eight coefficients. */
+struct sums {
+    word low0[8], high0[8], low1[8], high1[8];
+};
+
+/* The scratch of one call: ys of two polynomials in the order in which `add_group` reads them, and the sums. */
+struct scratch {
+    word ys[CHUNK / GROUP][STRIP / 8][GROUP][2][8];
+    struct sums sums[BATCH][STRIP / 8];
+};
+
+/* Where a strip begins: prime i, coefficients [from, from + vectors * 8), polynomials c and c + 1 if that exists. */
+struct strip {
+    size_t i, from, vectors, c, second;
+};
+
+/* ys of the terms from `first` on; zeros after the last term. */
+TARGET_AVX512 static void pack_ys(const struct dot *d, const struct strip *s, size_t first, size_t terms,
+                                  struct scratch *scratch) {
+    const size_t padded = (terms + GROUP - 1) / GROUP * GROUP;
+    for (size_t t = 0; t < padded; t++) {
+        word(*to)[GROUP][2][8] = scratch->ys[t / GROUP];
+        const size_t j = first + (t < terms ? t : 0);
+        const word *y0 = y_at(d, j, s->c, s->i, s->from), *y1 = y_at(d, j, s->second, s->i, s->from);
+        for (size_t v = 0; v < s->vectors; v++) {
+            const __m512i zero = _mm512_setzero_si512();
+            store(to[v][t % GROUP][0], t < terms ? load(y0 + 8 * v) : zero);
+            store(to[v][t % GROUP][1], t < terms ? load(y1 + 8 * v) : zero);
+        }
+    }
+}
+
+/* sums += x y for one group of terms; x: one pointer for each. */
+TARGET_AVX512 INLINE void add_group(const word *const x[GROUP], const word (*ys)[GROUP][2][8], struct sums *sums,
+                                    size_t vectors) {
+    for (size_t v = 0; v < vectors; v++) {
+        __m512i low0 = load(sums[v].low0), high0 = load(sums[v].high0);
+        __m512i low1 = load(sums[v].low1), high1 = load(sums[v].high1);
 #pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            const __m512i a = load(x + (size_t)r * x_step + n);
-            const __m512i u = load(y0 + (size_t)r * y_step + n), v = load(y1 + (size_t)r * y_step + n);
+        for (int t = 0; t < GROUP; t++) {
+            const __m512i a = load(x[t] + 8 * v), u = load(ys[v][t][0]), w = load(ys[v][t][1]);
             low0 = _mm512_madd52lo_epu64(low0, a, u);
             high0 = _mm512_madd52hi_epu64(high0, a, u);
-            low1 = _mm512_madd52lo_epu64(low1, a, v);
-            high1 = _mm512_madd52hi_epu64(high1, a, v);
+            low1 = _mm512_madd52lo_epu64(low1, a, w);
+            high1 = _mm512_madd52hi_epu64(high1, a, w);
         }
-        store(sums[0] + n, low0), store(sums[1] + n, high0), store(sums[2] + n, low1), store(sums[3] + n, high1);
+        store(sums[v].low0, low0), store(sums[v].high0, high0);
+        store(sums[v].low1, low1), store(sums[v].high1, high1);
     }
 }
 
-TARGET_AVX512 INLINE void gather_one(const struct dot *d, size_t b, size_t j, size_t i, size_t from, size_t strip,
-                                     word (*sums)[LONGEST_STRIP], size_t c) {
-    const word *x = x_at(d, b, j, i, from), *y = y_at(d, j, c, i, from);
-    for (size_t n = 0; n < strip; n += 8) {
-        const __m512i a = load(x + n), u = load(y + n);
-        store(sums[0] + n, _mm512_madd52lo_epu64(load(sums[0] + n), a, u));
-        store(sums[1] + n, _mm512_madd52hi_epu64(load(sums[1] + n), a, u));
+TARGET_AVX512 static void add_chunk(const struct dot *d, const struct strip *s, size_t b, size_t first, size_t terms,
+                                    const struct scratch *scratch, struct sums *sums) {
+    for (size_t done = 0; done < terms; done += GROUP) {
+        const word *x[GROUP];
+        for (size_t t = 0; t < GROUP; t++) {
+            const size_t j = done + t < terms ? first + done + t : first; /* times zero */
+            x[t] = x_at(d, b, j, s->i, s->from);
+        }
+        add_group(x, scratch->ys[done / GROUP], sums, s->vectors);
     }
-}
-
-TARGET_AVX512 INLINE void settle(word (*sums)[LONGEST_STRIP], size_t strip, word *out, const struct lanes *m) {
-    for (size_t n = 0; n < strip; n += 8) store(out + n, lanes_reduce_sum(load(sums[0] + n), load(sums[1] + n), m));
 }
 
 /* The sums so far become residues, with nothing in the high halves. */
-TARGET_AVX512 static void fold(word (*sums)[LONGEST_STRIP], int halves, size_t strip, const struct lanes *m) {
-    for (int h = 0; h < halves; h += 2) {
-        settle(sums + h, strip, sums[h], m);
-        memset(sums[h + 1], 0, 8 * strip);
+TARGET_AVX512 static void fold(struct sums *sums, size_t vectors, const struct lanes *m) {
+    for (size_t v = 0; v < vectors; v++) {
+        store(sums[v].low0, lanes_reduce_sum(load(sums[v].low0), load(sums[v].high0), m));
+        store(sums[v].low1, lanes_reduce_sum(load(sums[v].low1), load(sums[v].high1), m));
+        store(sums[v].high0, _mm512_setzero_si512());
+        store(sums[v].high1, _mm512_setzero_si512());
     }
 }
 
-TARGET_AVX512 static void dot_strip(const struct dot *d, const struct lanes *m, size_t b, size_t i, size_t from,
-                                    size_t strip) {
-    word sums[4][LONGEST_STRIP] __attribute__((aligned(64)));
-    for (size_t c = 0; c < d->width; c += 2) {
-        const int pair = c + 1 < d->width;
-        memset(sums, 0, sizeof sums);
-        for (size_t j = 0, since = 0; j < d->terms;) {
-            const size_t left = d->terms - j, step = pair && left >= 6 ? 6 : pair && left >= 3 ? 3 : 1;
-            if (since + step > LAZY_TERMS - 1) { /* what is folded counts as a term */
-                fold(sums, pair ? 4 : 2, strip, m);
-                since = 0;
-            }
-            if (!pair)
-                gather_one(d, b, j, i, from, strip, sums, c);
-            else if (step == 6)
-                gather_pair(d, b, j, i, from, strip, sums, c, 6);
-            else if (step == 3)
-                gather_pair(d, b, j, i, from, strip, sums, c, 3);
-            else
-                gather_pair(d, b, j, i, from, strip, sums, c, 1);
-            j += step, since += step;
+/* One strip of the blocks [first, first + blocks). */
+TARGET_AVX512 static void dot_strip(const struct dot *d, const struct strip *s, const struct lanes *m, size_t first,
+                                    size_t blocks, struct scratch *scratch) {
+    memset(scratch->sums, 0, blocks * sizeof scratch->sums[0]);
+    const size_t chunk = blocks == 1 ? GROUP : CHUNK; /* ys that are read once need not stay */
+    for (size_t j = 0, since = 1; j < d->terms; j += chunk, since += chunk) {
+        const size_t terms = d->terms - j < chunk ? d->terms - j : chunk;
+        pack_ys(d, s, j, terms, scratch);
+        const int full = since + chunk > LAZY_TERMS; /* what was folded counts as a term */
+        if (full) since = 1;
+        for (size_t b = 0; b < blocks; b++) {
+            if (full) fold(scratch->sums[b], s->vectors, m);
+            add_chunk(d, s, first + b, j, terms, scratch, scratch->sums[b]);
         }
-        settle(sums, strip, out_at(d, b, c, i, from), m);
-        if (pair) settle(sums + 2, strip, out_at(d, b, c + 1, i, from), m);
+    }
+    for (size_t b = 0; b < blocks; b++) {
+        struct sums *sums = scratch->sums[b];
+        fold(sums, s->vectors, m);
+        word *out0 = out_at(d, first + b, s->c, s->i, s->from), *out1 = out_at(d, first + b, s->second, s->i, s->from);
+        for (size_t v = 0; v < s->vectors; v++) {
+            store(out0 + 8 * v, load(sums[v].low0));
+            store(out1 + 8 * v, load(sums[v].low1));
+        }
     }
 }
 
-TARGET_AVX512 static void dot_lanes(const struct dot *d, size_t i) {
+TARGET_AVX512 static void dot_lanes(const struct dot *d, size_t i, struct scratch *scratch) {
     const struct lanes m = make_lanes(d->primes[i]);
-    const size_t strip = strip_length(d);
-    for (size_t from = 0; from < d->degree; from += strip)
-        for (size_t b = 0; b < d->blocks; b++) dot_strip(d, &m, b, i, from, strip);
+    const size_t length = d->degree < STRIP ? d->degree : STRIP;
+    for (size_t first = 0; first < d->blocks; first += BATCH) {
+        const size_t left = d->blocks - first, blocks = left < BATCH ? left : BATCH;
+        for (size_t c = 0; c < d->width; c += 2)
+            for (size_t from = 0; from < d->degree; from += length) {
+                const struct strip s = {i, from, length / 8, c, c + 1 < d->width ? c + 1 : c};
+                dot_strip(d, &s, &m, first, blocks, scratch);
+            }
+    }
 }
 #endif
 
@@ -158,12 +191,17 @@ PyObject *py_dot(PyObject *module, PyObject *const *args, Py_ssize_t count) {
         d.terms = b[0].size / (unit * d.blocks), d.width = b[2].size / (unit * d.blocks);
         good = d.terms && d.width && b[1].size == d.terms * d.width * unit;
     }
-    if (good) {
+    int memory = 1;
+#if RING_X86
+    struct scratch *scratch = NULL;
+    if (good && ring_level >= LEVEL_AVX512) memory = (scratch = malloc(sizeof *scratch)) != NULL;
+#endif
+    if (good && memory) {
         PyThreadState *state = unlock(b[0].size);
         for (size_t i = 0; i < d.k; i++) {
 #if RING_X86
             if (fast_prime(d.primes[i], d.degree))
-                dot_lanes(&d, i);
+                dot_lanes(&d, i, scratch);
             else if (ring_level >= LEVEL_AVX2)
                 dot_avx2(&d, i);
             else
@@ -172,7 +210,11 @@ PyObject *py_dot(PyObject *module, PyObject *const *args, Py_ssize_t count) {
         }
         lock(state);
     }
+#if RING_X86
+    free(scratch);
+#endif
     release(b, 4);
     if (!good) return refuse("dot");
+    if (!memory) return PyErr_NoMemory();
     Py_RETURN_NONE;
 }

@@ -67,6 +67,46 @@ PyObject *py_reduce_signed(PyObject *module, PyObject *const *args, Py_ssize_t c
     Py_RETURN_NONE;
 }
 
+/* ---- long integers -> residues */
+
+struct long_integers {
+    const word *words; /* [limbs, n], the lowest first */
+    size_t limbs, n, bits;
+};
+
+static void reduce_long_words(const struct long_integers *v, word *out, uint64_t p, uint64_t half) {
+    const uint64_t mask = v->bits % 64 ? (1ull << v->bits % 64) - 1 : ~0ull;
+    const struct modulus m = make_modulus(p);
+    for (size_t n = 0; n < v->n; n++) {
+        uint64_t r = reduce_word(v->words[(v->limbs - 1) * v->n + n] & mask, &m);
+        for (size_t l = v->limbs - 1; l-- > 0;) r = reduce_wide((wide)r << 64 | v->words[l * v->n + n], &m);
+        out[n] = below(r + m.p - half, m.p);
+    }
+}
+
+#if RING_X86
+/* By digits of 52 bits, the highest first. */
+TARGET_AVX512 static void reduce_long_lanes(const struct long_integers *v, word *out, uint64_t p, uint64_t half) {
+    const struct lanes m = make_lanes(p);
+    const __m512i minus = spread(p - half);
+    for (size_t n = 0; n < v->n; n += 8) {
+        __m512i r = _mm512_setzero_si512();
+        for (size_t digit = (v->bits + 51) / 52; digit-- > 0;) {
+            const size_t first = 52 * digit, limb = first / 64, shift = first % 64, left = v->bits - first;
+            __m512i d = _mm512_srl_epi64(load(v->words + limb * v->n + n), _mm_cvtsi64_si128((long long)shift));
+            if (shift > 12 && limb + 1 < v->limbs) {
+                const __m512i next = load(v->words + (limb + 1) * v->n + n);
+                d = _mm512_or_si512(d, _mm512_sll_epi64(next, _mm_cvtsi64_si128((long long)(64 - shift))));
+            }
+            d = _mm512_and_si512(d, spread((1ull << (left < 52 ? left : 52)) - 1));
+            r = _mm512_add_epi64(lanes_times(r, m.top, m.top_ratio, &m), lanes_reduce(d, &m)); /* below 4 p */
+        }
+        r = lanes_below(lanes_below(r, m.twice), m.p);
+        store(out + n, lanes_below(_mm512_add_epi64(r, minus), m.p));
+    }
+}
+#endif
+
 /* reduce_words(words, out, primes, degree, bits): [limbs, N], the lowest first, cut to `bits`, minus 2^(bits - 1), ->
  * [k, N] */
 PyObject *py_reduce_words(PyObject *module, PyObject *const *args, Py_ssize_t count) {
@@ -76,20 +116,22 @@ PyObject *py_reduce_words(PyObject *module, PyObject *const *args, Py_ssize_t co
     if (PyErr_Occurred() || !degree_fits(degree)) return NULL;
     struct array b[3];
     if (take(args, 3, b, 2) < 0) return NULL;
-    const size_t k = b[2].size, limbs = b[0].size / degree;
-    const int good = bits && limbs == (bits + 63) / 64 && b[0].size == limbs * degree && b[1].size == k * degree;
+    const size_t k = b[2].size;
+    const struct long_integers v = {b[0].at, b[0].size / degree, degree, bits};
+    const int good = bits && v.limbs == (bits + 63) / 64 && b[0].size == v.limbs * degree && b[1].size == k * degree;
     if (good) {
-        const uint64_t top = bits % 64 ? (1ull << bits % 64) - 1 : ~0ull;
         PyThreadState *state = unlock(b[1].size);
         for (size_t i = 0; i < k; i++) {
-            const struct modulus m = make_modulus(b[2].at[i]);
-            uint64_t half = 1 % m.p;
-            for (size_t s = 1; s < bits; s++) half = below(2 * half, m.p);
-            for (size_t n = 0; n < degree; n++) {
-                uint64_t r = reduce_word(b[0].at[(limbs - 1) * degree + n] & top, &m);
-                for (size_t l = limbs - 1; l-- > 0;) r = reduce_wide((wide)r << 64 | b[0].at[l * degree + n], &m);
-                b[1].at[i * degree + n] = below(r + m.p - half, m.p);
+            const uint64_t p = b[2].at[i];
+            uint64_t half = 1;
+            for (size_t s = 1; s < bits; s++) half = below(2 * half, p);
+#if RING_X86
+            if (fast_prime(p, degree)) {
+                reduce_long_lanes(&v, b[1].at + i * degree, p, half);
+                continue;
             }
+#endif
+            reduce_long_words(&v, b[1].at + i * degree, p, half);
         }
         lock(state);
     }
@@ -137,7 +179,7 @@ TARGET_AVX512 static int take_columns_lanes(const struct rows *rows, size_t firs
     __mmask8 bad = 0;
     const size_t whole = rows->n / 8 * 8;
     for (size_t r = 0; r < whole; r += 8) {
-        __m512i t[8], s[8];
+        __m512i t[8];
 #pragma GCC unroll 8
         for (size_t i = 0; i < 8; i++) {
             const char *at = rows->at + (r + i) * rows->step + 8 * first;
@@ -148,21 +190,7 @@ TARGET_AVX512 static int take_columns_lanes(const struct rows *rows, size_t firs
                 t[i] = _mm512_cvtpd_epi64(x);
             }
         }
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; i++) {
-            s[2 * i] = _mm512_unpacklo_epi64(t[2 * i], t[2 * i + 1]);
-            s[2 * i + 1] = _mm512_unpackhi_epi64(t[2 * i], t[2 * i + 1]);
-        }
-#pragma GCC unroll 2
-        for (int h = 0; h < 2; h++) {
-            const __m512i a = _mm512_shuffle_i64x2(s[h], s[2 + h], 0x88), b = _mm512_shuffle_i64x2(s[h], s[2 + h], 0xdd);
-            const __m512i c = _mm512_shuffle_i64x2(s[4 + h], s[6 + h], 0x88);
-            const __m512i d = _mm512_shuffle_i64x2(s[4 + h], s[6 + h], 0xdd);
-            t[h] = _mm512_shuffle_i64x2(a, c, 0x88);
-            t[4 + h] = _mm512_shuffle_i64x2(a, c, 0xdd);
-            t[2 + h] = _mm512_shuffle_i64x2(b, d, 0x88);
-            t[6 + h] = _mm512_shuffle_i64x2(b, d, 0xdd);
-        }
+        transpose(t);
 #pragma GCC unroll 8
         for (size_t i = 0; i < 8; i++)
             if (i < width) _mm512_storeu_si512(out + i * degree + r, t[i]);

@@ -37,26 +37,6 @@ static void inverse_words(const struct transform *t, word *x) {
 /* ---- primes below 2^50, eight at a time */
 
 #if RING_X86
-/* r[i] word k becomes r[k] word i. */
-TARGET_AVX512 INLINE void transpose(__m512i r[8]) {
-    __m512i t[8];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++) {
-        t[2 * i] = _mm512_unpacklo_epi64(r[2 * i], r[2 * i + 1]);
-        t[2 * i + 1] = _mm512_unpackhi_epi64(r[2 * i], r[2 * i + 1]);
-    }
-#pragma GCC unroll 2
-    for (int h = 0; h < 2; h++) {
-        const __m512i a = _mm512_shuffle_i64x2(t[h], t[2 + h], 0x88), b = _mm512_shuffle_i64x2(t[h], t[2 + h], 0xdd);
-        const __m512i c = _mm512_shuffle_i64x2(t[4 + h], t[6 + h], 0x88);
-        const __m512i d = _mm512_shuffle_i64x2(t[4 + h], t[6 + h], 0xdd);
-        r[h] = _mm512_shuffle_i64x2(a, c, 0x88);
-        r[4 + h] = _mm512_shuffle_i64x2(a, c, 0xdd);
-        r[2 + h] = _mm512_shuffle_i64x2(b, d, 0x88);
-        r[6 + h] = _mm512_shuffle_i64x2(b, d, 0xdd);
-    }
-}
-
 /* a, b < 4 p become a + w b and a - w b, < 4 p */
 TARGET_AVX512 INLINE void split(__m512i *a, __m512i *b, __m512i w, __m512i ratio, const struct lanes *m) {
     const __m512i u = lanes_below(*a, m->twice), v = lanes_times(*b, w, ratio, m);
@@ -125,8 +105,9 @@ TARGET_AVX512 INLINE void inverse_64(const struct transform *t, const struct lan
 }
 
 /* Depth first, so that blocks of 512 words and less stay in the first cache. */
-TARGET_AVX512 static void forward_lanes(const struct transform *t, const struct lanes *m, const word *x, word *out,
+TARGET_AVX512 static void forward_lanes(const struct transform *t, const struct lanes *shared, const word *x, word *out,
                                         size_t size, size_t node) {
+    const struct lanes local = *shared, *const m = &local; /* in registers: nothing that is stored can change it */
     if (size == 64) {
         if (x != out) memcpy(out, x, 64 * 8);
         forward_64(t, m, out, node);
@@ -160,11 +141,12 @@ TARGET_AVX512 static void forward_lanes(const struct transform *t, const struct 
         store(out + 3 * quarter + i, d);
     }
     for (size_t i = 0; i < 4; i++)
-        forward_lanes(t, m, out + quarter * i, out + quarter * i, quarter, 4 * node + i);
+        forward_lanes(t, shared, out + quarter * i, out + quarter * i, quarter, 4 * node + i);
 }
 
-TARGET_AVX512 static void inverse_lanes(const struct transform *t, const struct lanes *m, const word *x, word *out,
+TARGET_AVX512 static void inverse_lanes(const struct transform *t, const struct lanes *shared, const word *x, word *out,
                                         size_t size, size_t node) {
+    const struct lanes local = *shared, *const m = &local;
     if (size == 64) {
         inverse_64(t, m, x, out, node);
         return;
@@ -182,7 +164,7 @@ TARGET_AVX512 static void inverse_lanes(const struct transform *t, const struct 
         return;
     }
     const size_t quarter = size / 4;
-    for (size_t i = 0; i < 4; i++) inverse_lanes(t, m, x + quarter * i, out + quarter * i, quarter, 4 * node + i);
+    for (size_t i = 0; i < 4; i++) inverse_lanes(t, shared, x + quarter * i, out + quarter * i, quarter, 4 * node + i);
     const __m512i w0 = spread(t->lane_roots[2 * node]), ratio0 = spread(t->lane_ratios[2 * node]);
     const __m512i w1 = spread(t->lane_roots[2 * node + 1]), ratio1 = spread(t->lane_ratios[2 * node + 1]);
     const int last = node == 1;

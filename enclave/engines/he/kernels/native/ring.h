@@ -119,6 +119,26 @@ TARGET_AVX512 INLINE void store(word *at, __m512i x) { _mm512_storeu_si512(at, x
 
 TARGET_AVX512 INLINE __m512i lanes_below(__m512i x, __m512i p) { return _mm512_min_epu64(x, _mm512_sub_epi64(x, p)); }
 
+/* r[i] word k becomes r[k] word i. */
+TARGET_AVX512 INLINE void transpose(__m512i r[8]) {
+    __m512i t[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        t[2 * i] = _mm512_unpacklo_epi64(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_epi64(r[2 * i], r[2 * i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+        const __m512i a = _mm512_shuffle_i64x2(t[h], t[2 + h], 0x88), b = _mm512_shuffle_i64x2(t[h], t[2 + h], 0xdd);
+        const __m512i c = _mm512_shuffle_i64x2(t[4 + h], t[6 + h], 0x88);
+        const __m512i d = _mm512_shuffle_i64x2(t[4 + h], t[6 + h], 0xdd);
+        r[h] = _mm512_shuffle_i64x2(a, c, 0x88);
+        r[4 + h] = _mm512_shuffle_i64x2(a, c, 0xdd);
+        r[2 + h] = _mm512_shuffle_i64x2(b, d, 0x88);
+        r[6 + h] = _mm512_shuffle_i64x2(b, d, 0xdd);
+    }
+}
+
 /* x w modulo p, below 2 p, for x < 2^52 and w_ratio = floor(2^52 w / p) */
 TARGET_AVX512 INLINE __m512i lanes_times(__m512i x, __m512i w, __m512i w_ratio, const struct lanes *m) {
     const __m512i zero = _mm512_setzero_si512(), q = _mm512_madd52hi_epu64(zero, x, w_ratio);
@@ -185,6 +205,6 @@ PyObject *py_pack(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *py_unpack(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *py_accept(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *py_automorphism(PyObject *module, PyObject *const *args, Py_ssize_t count);
-PyObject *py_permute(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *py_automorphism_ntt(PyObject *module, PyObject *const *args, Py_ssize_t count);
 
 #endif

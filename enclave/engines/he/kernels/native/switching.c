@@ -79,44 +79,114 @@ PyObject *py_drop_last(PyObject *module, PyObject *const *args, Py_ssize_t count
     Py_RETURN_NONE;
 }
 
-/* ---- to and from the torus */
+/* ---- to the torus: the top bits of sum_i (x_i w_i mod p_i) f_i + 2^(127 - bits) modulo 2^128 */
 
-/* to_torus(x, out, primes, weights, fractions, degree, bits): [n, k, N] -> [n, N], the top bits of
- * sum_i (x_i w_i mod p_i) f_i + 2^(127 - bits) modulo 2^128 */
+#define STRIP 64 /* coefficients, at most */
+
+struct torus {
+    const word *primes, *weights, *ratios, *fractions; /* [k] and, two words each, [k, 2] */
+    size_t k, degree, bits;
+};
+
+static void to_torus_words(const struct torus *t, const word *x, word *out, size_t n) {
+    wide sums[STRIP];
+    for (size_t s = 0; s < n; s++) sums[s] = (wide)1 << (127 - t->bits);
+    for (size_t i = 0; i < t->k; i++) {
+        const uint64_t p = t->primes[i], w = t->weights[i], ratio = t->ratios[i];
+        const wide fraction = (wide)t->fractions[2 * i + 1] << 64 | t->fractions[2 * i];
+        for (size_t s = 0; s < n; s++) sums[s] += times(x[i * t->degree + s], w, ratio, p) * fraction;
+    }
+    for (size_t s = 0; s < n; s++) out[s] = (uint64_t)(sums[s] >> 64) >> (64 - t->bits);
+}
+
+#if RING_X86
+/* The sum in digits of 52 bits, carried at the end; what is above 2^128 falls off the last one. */
+TARGET_AVX512 static void to_torus_lanes(const struct torus *t, const word *x, word *out, size_t n) {
+    const uint64_t mask = (1ull << 52) - 1;
+    const wide half = (wide)1 << (127 - t->bits);
+    for (size_t s = 0; s < n; s += 8) {
+        __m512i d0 = spread((uint64_t)half & mask), d1 = spread((uint64_t)(half >> 52) & mask);
+        __m512i d2 = spread((uint64_t)(half >> 104));
+        for (size_t i = 0; i < t->k; i++) {
+            const struct lanes m = make_lanes(t->primes[i]);
+            const wide fraction = (wide)t->fractions[2 * i + 1] << 64 | t->fractions[2 * i];
+            const __m512i f0 = spread((uint64_t)fraction & mask), f1 = spread((uint64_t)(fraction >> 52) & mask);
+            const __m512i f2 = spread((uint64_t)(fraction >> 104)), w = spread(t->weights[i]);
+            const __m512i r = lanes_times(load(x + i * t->degree + s), w, spread(t->ratios[i] >> 12), &m);
+            const __m512i y = lanes_below(r, m.p);
+            d0 = _mm512_madd52lo_epu64(d0, y, f0);
+            d1 = _mm512_madd52hi_epu64(_mm512_madd52lo_epu64(d1, y, f1), y, f0);
+            d2 = _mm512_madd52hi_epu64(_mm512_madd52lo_epu64(d2, y, f2), y, f1);
+        }
+        d1 = _mm512_add_epi64(d1, _mm512_srli_epi64(d0, 52));
+        d2 = _mm512_add_epi64(d2, _mm512_srli_epi64(d1, 52));
+        const __m512i low = _mm512_srli_epi64(_mm512_and_si512(d1, spread(mask)), 12);
+        const __m512i top = _mm512_or_si512(_mm512_slli_epi64(d2, 40), low);
+        store(out + s, _mm512_srl_epi64(top, _mm_cvtsi64_si128((long long)(64 - t->bits))));
+    }
+}
+#endif
+
+/* to_torus(x, out, primes, weights, ratios, fractions, degree, bits): [n, k, N] -> [n, N] */
 PyObject *py_to_torus(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
-    if (count != 7) return PyErr_Format(PyExc_TypeError, "to_torus: expected seven arguments");
-    const size_t degree = PyLong_AsSize_t(args[5]), bits = PyLong_AsSize_t(args[6]);
-    if (PyErr_Occurred() || !degree_fits(degree)) return NULL;
-    struct array b[5];
-    if (take(args, 5, b, 2) < 0) return NULL;
-    const size_t k = b[2].size, n = k ? b[0].size / (k * degree) : 0;
-    const int good = k && bits >= 1 && bits <= 64 && b[0].size == n * k * degree && b[1].size == n * degree &&
-                     b[3].size == k && b[4].size == 2 * k;
+    if (count != 8) return PyErr_Format(PyExc_TypeError, "to_torus: expected eight arguments");
+    struct torus t = {.degree = PyLong_AsSize_t(args[6]), .bits = PyLong_AsSize_t(args[7])};
+    if (PyErr_Occurred() || !degree_fits(t.degree)) return NULL;
+    struct array b[6];
+    if (take(args, 6, b, 2) < 0) return NULL;
+    t.k = b[2].size, t.primes = b[2].at, t.weights = b[3].at, t.ratios = b[4].at, t.fractions = b[5].at;
+    const size_t n = t.k ? b[0].size / (t.k * t.degree) : 0;
+    const int good = t.k && t.bits >= 1 && t.bits <= 64 && b[0].size == n * t.k * t.degree &&
+                     b[1].size == n * t.degree && b[3].size == t.k && b[4].size == t.k && b[5].size == 2 * t.k;
     if (good) {
         PyThreadState *state = unlock(b[0].size);
-        enum { STRIP = 16 };
+        int fast = 1;
+        for (size_t i = 0; i < t.k; i++) fast &= fast_prime(t.primes[i], t.degree);
+        const size_t strip = t.degree < STRIP ? t.degree : STRIP;
         for (size_t r = 0; r < n; r++)
-            for (size_t from = 0; from < degree; from += STRIP) {
-                wide sums[STRIP];
-                for (size_t s = 0; s < STRIP; s++) sums[s] = (wide)1 << (127 - bits);
-                for (size_t i = 0; i < k; i++) {
-                    const uint64_t p = b[2].at[i], w = b[3].at[i], ratio = quotient(w, p);
-                    const wide fraction = (wide)b[4].at[2 * i + 1] << 64 | b[4].at[2 * i];
-                    const word *x = b[0].at + (r * k + i) * degree + from;
-                    for (size_t s = 0; s < STRIP; s++) sums[s] += times(x[s], w, ratio, p) * fraction;
+            for (size_t from = 0; from < t.degree; from += strip) {
+                const word *x = b[0].at + r * t.k * t.degree + from;
+                word *out = b[1].at + r * t.degree + from;
+#if RING_X86
+                if (fast) {
+                    to_torus_lanes(&t, x, out, strip);
+                    continue;
                 }
-                word *out = b[1].at + r * degree + from;
-                for (size_t s = 0; s < STRIP; s++) out[s] = (uint64_t)(sums[s] >> 64) >> (64 - bits);
+#endif
+                to_torus_words(&t, x, out, strip);
             }
         lock(state);
     }
-    release(b, 5);
+    release(b, 6);
     if (!good) return refuse("to_torus");
     Py_RETURN_NONE;
 }
 
-/* from_torus(m, out, primes, inverses, degree, modulus, bits): [n, N] -> [n, k, N]; modulus: q modulo 2^64 */
+/* ---- from the torus */
+
+#if RING_X86
+TARGET_AVX512 static void scale_lanes(word *x, size_t n, uint64_t w, uint64_t p) {
+    const struct lanes m = make_lanes(p);
+    const __m512i factor = spread(w), ratio = spread(quotient(w, p) >> 12);
+    for (size_t i = 0; i < n; i += 8) store(x + i, lanes_below(lanes_times(load(x + i), factor, ratio, &m), m.p));
+}
+#endif
+
+/* x w modulo p for a known factor, in place */
+static void scale_row(word *x, size_t n, uint64_t w, uint64_t p) {
+#if RING_X86
+    if (fast_prime(p, n)) {
+        scale_lanes(x, n, w, p);
+        return;
+    }
+#endif
+    const uint64_t ratio = quotient(w, p);
+    for (size_t i = 0; i < n; i++) x[i] = times(x[i], w, ratio, p);
+}
+
+/* from_torus(m, out, primes, factors, degree, modulus, bits): [n, N] -> [n, k, N], (q m centred modulo 2^bits) times
+ * the factor; modulus: q modulo 2^64 */
 PyObject *py_from_torus(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
     if (count != 7) return PyErr_Format(PyExc_TypeError, "from_torus: expected seven arguments");
@@ -130,18 +200,18 @@ PyObject *py_from_torus(PyObject *module, PyObject *const *args, Py_ssize_t coun
                      b[3].size == k;
     if (good) {
         PyThreadState *state = unlock(b[1].size);
-        for (size_t i = 0; i < k; i++) {
-            const struct modulus m = make_modulus(b[2].at[i]);
-            const uint64_t inverse = b[3].at[i], ratio = quotient(inverse, m.p);
-            for (size_t r = 0; r < n; r++)
-                for (size_t s = 0; s < degree; s++) {
-                    const uint64_t top = b[0].at[r * degree + s] * q << (64 - bits);
-                    const int64_t centred = (int64_t)top >> (64 - bits);
-                    const uint64_t u = reduce_word((uint64_t)centred, &m);
-                    const uint64_t v = below(u + m.p - (m.top & (0 - (top >> 63))), m.p);
-                    b[1].at[(r * k + i) * degree + s] = times(m.p - v, inverse, ratio, m.p);
+        const size_t strip = degree < STRIP ? degree : STRIP;
+        for (size_t r = 0; r < n; r++)
+            for (size_t from = 0; from < degree; from += strip) {
+                int64_t centred[STRIP];
+                for (size_t s = 0; s < strip; s++)
+                    centred[s] = (int64_t)(b[0].at[r * degree + from + s] * q << (64 - bits)) >> (64 - bits);
+                for (size_t i = 0; i < k; i++) {
+                    word *out = b[1].at + (r * k + i) * degree + from;
+                    reduce_signed_row((const signed_word *)centred, out, strip, b[2].at[i]);
+                    scale_row(out, strip, b[3].at[i], b[2].at[i]);
                 }
-        }
+            }
         lock(state);
     }
     release(b, 4);

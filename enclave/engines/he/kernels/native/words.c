@@ -1,6 +1,23 @@
 /* Residues as packed bits, as accepted draws, and in another order. */
 #include "ring.h"
 
+static void pack_words(const word *x, word *out, size_t n, size_t bits) {
+    const uint64_t mask = (1ull << bits) - 1;
+    uint64_t pending = 0;
+    size_t held = 0; /* bits of it, below 64 */
+    for (size_t i = 0; i < n; i++) {
+        const uint64_t v = x[i] & mask;
+        pending |= v << held;
+        held += bits;
+        if (held >= 64) {
+            *out++ = pending;
+            held -= 64;
+            pending = v >> (bits - held); /* bits <= 63: never by 64 */
+        }
+    }
+    if (held) *out = pending;
+}
+
 /* pack(x, out, bits): [n] words below 2^bits -> packed, the lowest bits first; the rest of the last word is zero */
 PyObject *py_pack(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
@@ -9,25 +26,10 @@ PyObject *py_pack(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     if (PyErr_Occurred()) return NULL;
     struct array b[2];
     if (take(args, 2, b, 2) < 0) return NULL;
-    const size_t n = b[0].size;
-    const int good = bits >= 1 && bits <= 63 && b[1].size == (n * bits + 63) / 64;
+    const int good = bits >= 1 && bits <= 63 && b[1].size == (b[0].size * bits + 63) / 64;
     if (good) {
-        const uint64_t mask = (1ull << bits) - 1;
-        PyThreadState *state = unlock(n);
-        const word *x = b[0].at;
-        word *out = b[1].at;
-        wide pending = 0;
-        size_t held = 0; /* bits of it, below 64 */
-        for (size_t i = 0; i < n; i++) {
-            pending |= (wide)(x[i] & mask) << held;
-            held += bits;
-            if (held >= 64) {
-                *out++ = (uint64_t)pending;
-                pending >>= 64;
-                held -= 64;
-            }
-        }
-        if (held) *out = (uint64_t)pending;
+        PyThreadState *state = unlock(b[0].size);
+        pack_words(b[0].at, b[1].at, b[0].size, bits);
         lock(state);
     }
     release(b, 2);
@@ -35,42 +37,72 @@ PyObject *py_pack(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     Py_RETURN_NONE;
 }
 
+struct packed {
+    const word *words;
+    size_t size, bits; /* size: in words */
+    uint64_t limit;
+};
+
+/* Values [first, n); whether one is not below the limit. */
+static int unpack_words(const struct packed *s, word *out, size_t first, size_t n) {
+    const uint64_t mask = (1ull << s->bits) - 1;
+    uint64_t wrong = 0;
+    for (size_t i = first; i < n; i++) {
+        const size_t start = i * s->bits, at = start / 64, shift = start % 64;
+        uint64_t v = s->words[at] >> shift;
+        if (shift + s->bits > 64) v |= s->words[at + 1] << (64 - shift);
+        out[i] = v & mask;
+        wrong |= (uint64_t)(out[i] >= s->limit);
+    }
+    return wrong != 0;
+}
+
+#if RING_X86
+/* Values from 0 on, of at most 57 bits, so that each lies within eight bytes, as long as those are there; how many. */
+TARGET_AVX512 static size_t unpack_lanes(const struct packed *s, word *out, size_t n, int *wrong) {
+    const __m512i mask = spread((1ull << s->bits) - 1), limit = spread(s->limit), seven = spread(7);
+    const __m512i step = spread(8 * s->bits);
+    __m512i start = _mm512_mullo_epi64(_mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0), spread(s->bits));
+    __mmask8 bad = 0;
+    size_t i = 0;
+    for (; i + 8 <= n && ((i + 7) * s->bits / 8) + 8 <= 8 * s->size; i += 8) {
+        __m512i v = _mm512_i64gather_epi64(_mm512_srli_epi64(start, 3), s->words, 1);
+        v = _mm512_and_si512(_mm512_srlv_epi64(v, _mm512_and_si512(start, seven)), mask);
+        bad |= _mm512_cmp_epu64_mask(v, limit, _MM_CMPINT_NLT);
+        store(out + i, v);
+        start = _mm512_add_epi64(start, step);
+    }
+    *wrong |= bad != 0;
+    return i;
+}
+#endif
+
 /* unpack(words, out, bits, limit): the inverse; whether all are below `limit` and the rest of the last word is zero */
 PyObject *py_unpack(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
     if (count != 4) return PyErr_Format(PyExc_TypeError, "unpack: expected four arguments");
-    const size_t bits = PyLong_AsSize_t(args[2]);
-    const uint64_t limit = PyLong_AsUnsignedLongLong(args[3]);
+    struct packed s = {.bits = PyLong_AsSize_t(args[2]), .limit = PyLong_AsUnsignedLongLong(args[3])};
     if (PyErr_Occurred()) return NULL;
     struct array b[2];
     if (take(args, 2, b, 2) < 0) return NULL;
     const size_t n = b[1].size;
-    const int good = bits >= 1 && bits <= 63 && b[0].size == (n * bits + 63) / 64;
-    uint64_t wrong = 0;
-    if (good) {
-        const uint64_t mask = (1ull << bits) - 1;
+    s.words = b[0].at, s.size = b[0].size;
+    const int good = s.bits >= 1 && s.bits <= 63 && s.size == (n * s.bits + 63) / 64;
+    int wrong = 0;
+    if (good && n) {
         PyThreadState *state = unlock(n);
-        const word *x = b[0].at;
-        word *out = b[1].at;
-        wide pending = 0;
-        size_t held = 0;
-        for (size_t i = 0; i < n; i++) {
-            if (held < bits) {
-                pending |= (wide)*x++ << held;
-                held += 64;
-            }
-            const uint64_t v = (uint64_t)pending & mask;
-            wrong |= (uint64_t)(v >= limit);
-            out[i] = v;
-            pending >>= bits;
-            held -= bits;
-        }
-        wrong |= (uint64_t)pending;
+        size_t first = 0;
+#if RING_X86
+        if (ring_level >= LEVEL_AVX512 && s.bits <= 57) first = unpack_lanes(&s, b[1].at, n, &wrong);
+#endif
+        wrong |= unpack_words(&s, b[1].at, first, n);
+        const size_t used = n * s.bits % 64;
+        if (used) wrong |= s.words[s.size - 1] >> used != 0;
         lock(state);
     }
     release(b, 2);
     if (!good) return refuse("unpack");
-    return PyBool_FromLong(wrong == 0);
+    return PyBool_FromLong(!wrong);
 }
 
 /* accept(words, out, prime): the top bits of each word where they are below the prime; how many */
@@ -123,24 +155,43 @@ PyObject *py_automorphism(PyObject *module, PyObject *const *args, Py_ssize_t co
     Py_RETURN_NONE;
 }
 
-/* permute(x, out, source, degree): out[i] = x[source[i]] in each row */
-PyObject *py_permute(PyObject *module, PyObject *const *args, Py_ssize_t count) {
+INLINE size_t reversed(size_t x, unsigned bits) {
+    uint32_t r = (uint32_t)x;
+    r = (r >> 1 & 0x5555) | (r & 0x5555) << 1;
+    r = (r >> 2 & 0x3333) | (r & 0x3333) << 2;
+    r = (r >> 4 & 0x0f0f) | (r & 0x0f0f) << 4;
+    r = (r >> 8 & 0x00ff) | (r & 0x00ff) << 8;
+    return r >> (16 - bits);
+}
+
+/* automorphism_ntt(x, out, degree, exponent): the same in evaluation form; place i holds the value at psi^(2 rev(i) + 1)
+ */
+PyObject *py_automorphism_ntt(PyObject *module, PyObject *const *args, Py_ssize_t count) {
     (void)module;
-    if (count != 4) return PyErr_Format(PyExc_TypeError, "permute: expected four arguments");
-    const size_t degree = PyLong_AsSize_t(args[3]);
-    if (!degree_fits(degree)) return NULL;
-    struct array b[3];
-    if (take(args, 3, b, 2) < 0) return NULL;
+    if (count != 4) return PyErr_Format(PyExc_TypeError, "automorphism_ntt: expected four arguments");
+    const size_t degree = PyLong_AsSize_t(args[2]), exponent = PyLong_AsSize_t(args[3]);
+    if (PyErr_Occurred() || !degree_fits(degree)) return NULL;
+    struct array b[2];
+    if (take(args, 2, b, 2) < 0) return NULL;
     const size_t rows = b[0].size / degree;
-    const int good = b[0].size == rows * degree && b[1].size == b[0].size && b[2].size == degree;
+    const int good = exponent & 1 && b[0].size == rows * degree && b[1].size == b[0].size;
     if (good) {
         PyThreadState *state = unlock(b[0].size);
-        for (size_t r = 0; r < rows; r++)
-            for (size_t i = 0; i < degree; i++)
-                b[1].at[r * degree + i] = b[0].at[r * degree + (b[2].at[i] & (degree - 1))];
+        const unsigned bits = (unsigned)__builtin_ctzll(degree);
+        enum { STRIP = 512 };
+        for (size_t from = 0; from < degree; from += STRIP) {
+            uint16_t source[STRIP];
+            const size_t n = degree - from < STRIP ? degree - from : STRIP;
+            for (size_t i = 0; i < n; i++) {
+                const size_t power = (2 * reversed(from + i, bits) + 1) * exponent & (2 * degree - 1);
+                source[i] = (uint16_t)reversed(power >> 1, bits);
+            }
+            for (size_t r = 0; r < rows; r++)
+                for (size_t i = 0; i < n; i++) b[1].at[r * degree + from + i] = b[0].at[r * degree + source[i]];
+        }
         lock(state);
     }
-    release(b, 3);
-    if (!good) return refuse("permute");
+    release(b, 2);
+    if (!good) return refuse("automorphism_ntt");
     Py_RETURN_NONE;
 }
