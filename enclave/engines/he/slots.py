@@ -34,7 +34,16 @@ from enclave.engines.he.sampling import Source
 from enclave.engines.he.wire import pack, pack_bits, packed_words, unpack, unpack_bits
 from enclave.errors import BadInput
 
-__all__ = ["DEGREE", "FLOOD_BITS", "HIDING_BITS", "Slots", "plaintext_primes", "slot_parameters", "uniform_below"]
+__all__ = [
+    "DEGREE",
+    "FLOOD_BITS",
+    "HIDING_BITS",
+    "Slots",
+    "plaintext_primes",
+    "slot_parameters",
+    "times_secret",
+    "uniform_below",
+]
 
 DEGREE = 4096
 _PRIME_BITS = (50, 50)
@@ -115,18 +124,12 @@ class Slots:
         """
         if words.dtype != np.uint64 or words.shape != (self.answer_words(count),):
             raise BadInput(f"expected {self.answer_words(count)} words, found {words.dtype} {words.shape}")
-        secret.count(count)
         low, high = self.bits
         cut = count * DEGREE // 64 * low
         c0 = unpack_bits(words[:cut], low).reshape(count, DEGREE)
         c1 = unpack_bits(words[cut:], high).reshape(count, DEGREE)
-        # c1 s over the integers stays below 2^(high - 1) N < 2^40, so one prime of the ring is enough
-        ring = self.ring.lower(1)
-        centred = (c1 << np.uint64(64 - high)).view(np.int64) >> np.int64(64 - high)
-        product = ring.intt(ring.multiply(ring.encode(centred), secret.reveal(ring)))[:, 0]
-        prime = ring.primes[0]
-        signed = product.view(np.int64) - np.int64(prime) * (product > prime // 2)
-        phase = ((c0 << np.uint64(high - low)).view(np.int64) + signed).view(np.uint64) & np.uint64((1 << high) - 1)
+        turned = (c0 << np.uint64(high - low)).view(np.int64) + times_secret(secret, c1, high)
+        phase = turned.view(np.uint64) & np.uint64((1 << high) - 1)
         message = (phase * np.uint64(self.prime) + np.uint64(1 << high - 1)) >> np.uint64(high)
         return self.plain.ntt((message % np.uint64(self.prime))[:, None])[:, 0]
 
@@ -168,6 +171,23 @@ class Slots:
         """round(q m / t) of the polynomials with slots `values` [..., N]: coefficient form [..., k, N]."""
         message = self.plain.intt(values[..., None, :])[..., 0, :]
         return np.stack([row[message] for row in self._phases], axis=-2)
+
+
+def times_secret(secret: SecretKey, c1: Words, bits: int) -> NDArray[np.int64]:
+    """c1 s for c1 [count, N] modulo 2^bits, over the integers, for c1 in [-2^(bits-1), 2^(bits-1)): counts decryptions.
+
+    Raises: Refused: the key's cap on decryptions.
+    """
+    # below 2^(bits - 1) N, so that one prime of 50 bits is enough
+    if bits > 37:
+        raise BadInput(f"expected at most 37 bits of an answer, found {bits}")
+    secret.count(len(c1))
+    ring = secret.ring.lower(1)
+    centred = (c1 << np.uint64(64 - bits)).view(np.int64) >> np.int64(64 - bits)
+    product = ring.intt(ring.multiply(ring.encode(centred), secret.reveal(ring)))[:, 0]
+    prime = ring.primes[0]
+    found: NDArray[np.int64] = product.view(np.int64) - np.int64(prime) * (product > prime // 2)
+    return found
 
 
 def uniform_below(source: Source, bound: int, *shape: int) -> Words:

@@ -1,0 +1,378 @@
+"""Accuracy and confusion of a two-class model, with no third party: counts of decisions that nobody sees.
+
+Who holds what: the buyer the model and the key, each owner its rows and their true classes.
+
+1. Scores become words a (buyer) and b (owner) modulo 2^64 that add up to the score's turn of the torus: `linear` and
+   `shares`, whose masks are uniform. (`score_words`)
+2. A row's class is 1 where its score is above 0, as in `metrics.ClassTally`. Of a + b - margin, l leading bits of both
+   words are kept; the sign of their sum is the exclusive or of their first bits and of the carry out of the lower l - 1
+   ones, which is the `comparison` 2^(l-1) - 1 - a' < b'. It stays shared: class = f xor e, e at the buyer. (`decided`)
+3. Buyer -> owners: sum_r e_r X^r for every 4,096 rows, encrypted on a torus of 2^T counts. (`tallied`)
+4. Owner: a count is sum_r v_r class_r + constant, for integers v_r, a function of the true classes. Since class_r =
+   f_r + (1 - 2 f_r) e_r, it is the coefficient 0 of the ciphertexts times X^-r-polynomials of (1 - 2 f_r) v_r, summed
+   over all blocks. It adds Enc_pk(0), floods that coefficient, adds its share of zero among the owners, modulo 2^64,
+   and keeps what comes of it until the permit. (`Tally.accuracy`, `Tally.confusion`)
+5. At the release alone, owner -> buyer: that coefficient of c0, and c1. Other coefficients of c0 are never sent. The
+   buyer adds up what all owners sent, and only the sum of their counts is there to be seen.
+
+What the buyer sees: of 1 words that are uniform, of 2 uniform bits, of 5 a fresh c1 (RLWE), the sum of the counts, and
+noise that the flood hides by 40 bits. Owners see encryptions. A score within `resolution` of 0 may fall to either side;
+one of exactly 0 is class 0, since `margin` is above all noise.
+
+**Reference** `comparison`, `shares`; extraction of one coefficient: Huang et al., "Cheetah", USENIX Security 2022.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclave.engines.he.comparison import Layout, at_rank, less_than
+from enclave.engines.he.engine import HeEngine, Keys
+from enclave.engines.he.linear import EncryptedWeights
+from enclave.engines.he.packing import EncodedRows
+from enclave.engines.he.planner import Hiding
+from enclave.engines.he.ring import Words
+from enclave.engines.he.rlwe import encrypt, expand, zero_parts
+from enclave.engines.he.sampling import Source
+from enclave.engines.he.shares import Pair, hiding, to_shares
+from enclave.engines.he.slots import DEGREE, HIDING_BITS, slot_parameters, times_secret
+from enclave.engines.he.wire import pack, pack_bits, packed_words, unpack, unpack_bits
+from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
+from enclave.errors import BadData, BadSpec
+
+__all__ = ["HIDING", "Counts", "Decisions", "Tally", "decided", "score_words", "tallied"]
+
+Holders = Sequence[tuple[int, int]]
+Integers = NDArray[np.int64]
+_NUMBER_BITS = 24
+_BATCH_BLOCKS = 32
+_LARGEST_ERROR = 21  # of a centred binomial draw
+HIDING = Hiding(
+    "counting", HIDING_BITS, "one flooded coefficient, fresh encryption of zero, shares of zero among owners"
+)
+
+
+# ---- scores
+def score_words(
+    engine: HeEngine, weights: EncryptedWeights, holders: Holders, rows: EncodedRows | None, bits: int
+) -> Protocol[dict[int, Tensor]]:
+    """Shares modulo 2^64 of every row's score on the torus: by owner, uint64 [rows] at it and at the buyer.
+
+    Args:
+        weights: of one output. rows: this owner's; None elsewhere. bits: of returned coefficients, see `shares`.
+
+    **Cost** a round for every 32 blocks of the largest owner; degree / stride / 8 * bits bytes a row at stride 1.
+    **Reveals** nothing: see `shares.to_shares`.
+    """
+    if weights.query.outputs != 1:
+        raise BadSpec(f"expected a model of one output, the decision, found {weights.query.outputs}")
+    engine.state(hiding("decision scores"))
+    found = yield from together(*(_words_of(engine, weights, holder, rows, bits) for holder in holders))
+    return dict(zip((rank for rank, _ in holders), found, strict=True))
+
+
+def _words_of(
+    engine: HeEngine, weights: EncryptedWeights, holder: tuple[int, int], rows: EncodedRows | None, bits: int
+) -> Protocol[Tensor]:
+    session, (owner, count), ring = engine.session, holder, weights.ring
+    packing, keys = weights.query.packing, weights.keys
+    pair = Pair(ring, owner, engine.buyer, keys.public, Source.fresh(), keys.secret)
+    edges, parts = packing.blocks(count), []
+    part = next(weights.parts())[1] if session.rank == owner else None  # there is one output
+    for first in range(0, len(edges), _BATCH_BLOCKS):
+        batch = edges[first : first + _BATCH_BLOCKS]
+        shape = (len(batch), 2, len(ring.primes), ring.degree)
+
+        def products(first: int = first, size: int = len(batch)) -> Words:
+            if rows is None or part is None or rows.rows != count:
+                raise BadData(f"expected {count} rows")
+            sums = [weights.dot(rows.block(index).polynomials, part)[0] for index in range(first, first + size)]
+            return ring.intt(np.stack(sums))
+
+        sums = at_rank(session, owner, shape, products)
+        parts.append((yield from to_shares(session, pair, sums, (len(batch),), bits, "decision:scores")))
+    sizes = [stop - start for start, stop in edges]
+
+    def gathered(*shares: Words) -> Words:
+        blocks = np.concatenate(shares)
+        return np.concatenate([block[packing.places(size)] for block, size in zip(blocks, sizes, strict=True)])
+
+    return session.local(gathered, (count,), *parts)
+
+
+# ---- decisions
+@dataclass(frozen=True, slots=True, repr=False)
+class Decisions:
+    """Exclusive-or shares of each row's class, by owner: uint64 [rows] at it and at the buyer."""
+
+    holders: tuple[tuple[int, int], ...]
+    bits: Mapping[int, Tensor]
+
+    def __repr__(self) -> str:
+        return f"Decisions({self.holders})"
+
+
+def decided(
+    engine: HeEngine, holders: Holders, words: Mapping[int, Tensor], bits: int, margin: int
+) -> Protocol[Decisions]:
+    """Which rows have a score above 0.
+
+    Args:
+        words: by owner, shares modulo 2^64, at it and at the buyer. bits: l, of the words that are compared: scores are
+            told apart at 2^-l of the torus. margin: in units of 2^-64 of the torus, at least the largest noise: what
+            is below it is class 0, what is above margin + 2^(64 - l) + noise is class 1.
+
+    **Cost** that of `comparison` with l - 1 bits, all owners in the same rounds. **Reveals** nothing.
+    """
+    yield from engine.keys(slot_parameters())  # once for all owners
+    found = yield from together(*(_decided(engine, holder, words[holder[0]], bits, margin) for holder in holders))
+    return Decisions(tuple(holders), dict(zip((rank for rank, _ in holders), found, strict=True)))
+
+
+def _decided(engine: HeEngine, holder: tuple[int, int], word: Tensor, bits: int, margin: int) -> Protocol[Tensor]:
+    session, (owner, count) = engine.session, holder
+    layout = Layout(count, bits - 1)
+    drop, low, top = np.uint64(64 - bits), np.uint64((1 << bits - 1) - 1), np.uint64(bits - 1)
+    own = at_rank(session, owner, (count,), lambda: word - np.uint64(margin) >> drop)
+    held = at_rank(session, engine.buyer, (count,), lambda: word >> drop)
+    x = at_rank(session, engine.buyer, (count,), lambda: low - (held & low))
+    y = at_rank(session, owner, (count,), lambda: own & low)
+    carry = yield from less_than(engine, owner, layout, x, y)
+    mine = at_rank(session, owner, (count,), lambda: carry ^ own >> top ^ np.uint64(1))
+    return mine if session.rank == owner else at_rank(session, engine.buyer, (count,), lambda: carry ^ held >> top)
+
+
+# ---- counts
+def tallied(engine: HeEngine, decisions: Decisions) -> Protocol[Tally]:
+    """The buyer's shares of the decisions, encrypted, at the owners: ready to count with.
+
+    **Cost** one round, 51,200 B for every 4,096 rows. **Reveals** nothing (RLWE).
+    """
+    keys = yield from engine.keys(slot_parameters())
+    engine.state(HIDING)
+    session, rows = engine.session, sum(count for _, count in decisions.holders)
+    sides = [
+        _Block(engine, keys, owner, count, decisions.bits[owner], _torus_bits(rows))
+        for owner, count in decisions.holders
+    ]
+    received = yield [side.query() for side in sides]
+    encrypted = None
+    for side, words in zip(sides, received, strict=True):
+        if session.rank == side.owner:
+            encrypted = side.received(words)
+    return Tally(engine, keys, decisions, encrypted)
+
+
+def _torus_bits(rows: int) -> int:
+    """T: the torus holds counts from -rows to rows twice."""
+    return rows.bit_length() + 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """The encrypted shares of one owner's rows, on their way."""
+
+    engine: HeEngine
+    keys: Keys
+    owner: int
+    count: int
+    bits: Tensor
+    torus_bits: int
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "first", self.engine.session.new_stream() << _NUMBER_BITS)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        primes = self.keys.parameters.primes
+        return (-(-self.count // DEGREE), len(primes), DEGREE)
+
+    def query(self) -> Item:
+        buyer, primes = self.engine.buyer, self.keys.parameters.primes
+        value = at_rank(self.engine.session, buyer, (packed_words(primes, self.shape),), self._encrypted)
+        return Item("counting:bits", value, sender=buyer, to=self.owner)
+
+    def _encrypted(self) -> Words:
+        assert self.keys.secret is not None and self.keys.seed is not None
+        ring = self.keys.parameters.ring()
+        phases = ring.from_torus(_padded(self.bits, self.shape[0]), self.torus_bits)
+        return pack(encrypt(self.keys.secret, phases, self.keys.seed, self.first), ring.primes)
+
+    def received(self, words: Words) -> Words:
+        """Evaluation form [blocks, 2, k, N], at the owner."""
+        assert self.keys.seed is not None
+        ring = self.keys.parameters.ring()
+        return ring.ntt(expand(ring, unpack(words, ring.primes, self.shape), self.keys.seed, self.first))
+
+
+def _padded(values: NDArray[Any], blocks: int) -> NDArray[Any]:
+    out = np.zeros(blocks * DEGREE, values.dtype)
+    out[: len(values)] = values
+    return out.reshape(blocks, DEGREE)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Tally:
+    """Decisions that can be counted, any number of times.
+
+    Attributes:
+        encrypted: the buyer's shares at an owner [blocks, 2, k, N], evaluation form; None elsewhere.
+    """
+
+    engine: HeEngine
+    keys: Keys
+    decisions: Decisions
+    encrypted: Words | None
+
+    def __repr__(self) -> str:
+        return f"Tally({self.decisions})"
+
+    @property
+    def rows(self) -> int:
+        """Of all owners."""
+        return sum(count for _, count in self.decisions.holders)
+
+    def accuracy(self, truth: Integers | None) -> Counts:
+        """The number of correct rows, int64 (1,), sealed.
+
+        Args:
+            truth: this owner's true classes, 0 or 1, [rows]; None elsewhere.
+        """
+        return self._counts(1, truth, lambda t: ((2 * t - 1)[None], np.array([(1 - t).sum()])), lambda found: found)
+
+    def confusion(self, truth: Integers | None) -> Counts:
+        """The counts by true class and class, int64 (2, 2), sealed. `truth` as for `accuracy`."""
+
+        def weights(t: Integers) -> tuple[Integers, Integers]:
+            return np.stack([np.ones_like(t), t, np.zeros_like(t)]), np.array([0, 0, t.sum()])
+
+        def matrix(found: Integers) -> Integers:
+            predicted, hits, true = (int(v) for v in found)
+            return np.array([[self.rows - true - predicted + hits, predicted - hits], [true - hits, hits]], np.int64)
+
+        return self._counts(3, truth, weights, matrix)
+
+    def _counts(
+        self,
+        sums: int,
+        truth: Integers | None,
+        weights: Callable[[Integers], tuple[Integers, Integers]],
+        finish: Callable[[Integers], Integers],
+    ) -> Counts:
+        """Cost: nothing before the release."""
+        session, holders = self.engine.session, self.decisions.holders
+        bits = _Answer(sums, _torus_bits(self.rows))
+        owners = tuple(rank for rank, _ in holders)
+        zero = session.zero_share(session.new_stream(), (sums,), owners)
+        answer = None
+        mine = dict(holders).get(-1 if session.rank is None else session.rank)
+        if mine is not None:
+            if truth is None or truth.shape != (mine,) or not np.isin(truth, (0, 1)).all():
+                raise BadData(f"expected {mine} true classes, 0 or 1")
+            assert self.keys.public is not None and self.encrypted is not None and session.rank is not None
+            own = self.decisions.bits[session.rank].astype(np.int64)
+            factors, constants = weights(truth.astype(np.int64))
+            constants = constants + factors @ own
+            answer = bits.made(self.keys, self.encrypted, factors * (1 - 2 * own), constants, zero, self.rows)
+        return Counts(bits, self.keys, owners, answer, finish)
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Counts on the wire: a word of c0 and the rounded c1 for each."""
+
+    sums: int
+    torus_bits: int
+
+    @property
+    def c1_bits(self) -> int:
+        """Ten deviations of rounding c1 take a quarter of half a count."""
+        return self.torus_bits + 1 + 2 + math.ceil(math.log2(10 * math.sqrt(DEGREE * 2 / 3 / 12)))
+
+    @property
+    def words(self) -> int:
+        return self.sums * (1 + DEGREE // 64 * self.c1_bits)
+
+    def made(
+        self, keys: Keys, encrypted: Words, factors: Integers, constants: Integers, zero: Words, rows: int
+    ) -> Words:
+        """An owner's words.
+
+        Args:
+            factors: [sums, rows], magnitude at most 1: of the buyer's shares. zero: [sums], its shares of zero.
+        """
+        assert keys.public is not None
+        ring, source = keys.parameters.ring(), Source.fresh()
+        reversed_rows = np.stack([_reversed(_padded(row, len(encrypted)).astype(np.int64)) for row in factors])
+        sums = ring.dot(ring.encode(reversed_rows), encrypted)
+        evaluation, errors = zero_parts(keys.public, source, self.sums)
+        fresh = ring.add(ring.intt(ring.add(sums, evaluation)), errors)
+        flooded = ring.add(fresh[:, 0], source.integers(ring, _flood_bits(rows), self.sums))
+        counts = constants.astype(np.uint64) << np.uint64(64 - self.torus_bits)
+        c0 = ring.to_torus(flooded, 64)[:, 0] + counts + zero
+        return np.concatenate((c0, pack_bits(ring.to_torus(fresh[:, 1], self.c1_bits), self.c1_bits)))
+
+    def words_of(self, keys: Keys, words: Words) -> Words:
+        """The phases of received counts, in units of 2^-64 of the torus: [sums]."""
+        assert keys.secret is not None
+        c1 = unpack_bits(words[self.sums :], self.c1_bits).reshape(self.sums, DEGREE)
+        product = times_secret(keys.secret, c1, self.c1_bits)[:, 0].view(np.uint64)
+        found: Words = words[: self.sums] + (product << np.uint64(64 - self.c1_bits))
+        return found
+
+
+def _reversed(rows: Integers) -> Integers:
+    """[blocks, N] -> polynomials whose product with sum_r e_r X^r has sum_r e_r v_r as coefficient 0."""
+    return np.concatenate((rows[:, :1], -rows[:, :0:-1]), axis=1)
+
+
+def _flood_bits(rows: int) -> int:
+    """40 bits above the largest noise of an honest key holder: errors times +-1, and those of the encryption of zero.
+
+    One coefficient is sent, so no sum over coefficients is needed.
+    """
+    return HIDING_BITS + math.ceil(math.log2(_LARGEST_ERROR * (rows + 2 * DEGREE + 1)))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Counts:
+    """Sealed counts, the sum over all owners.
+
+    Attributes:
+        answer: this owner's words; None elsewhere. finish: what the buyer makes of the counts [sums].
+    """
+
+    shape: _Answer
+    keys: Keys
+    owners: tuple[int, ...]
+    answer: Words | None
+    finish: Callable[[Integers], Integers]
+
+    def __repr__(self) -> str:
+        return f"Counts({self.shape})"
+
+    def release(self, session: Session, name: str, to: int) -> Protocol[Integers | None]:
+        """Every owner's words to the buyer. **Cost** one round. **Reveals** the sums of all owners' counts."""
+        label, size = f"release:{name}"[:64], (self.shape.words,)
+        values = [at_rank(session, owner, size, lambda: self._own()) for owner in self.owners]
+        items = [Item(label, v, sender=o, to=to, masked=False) for o, v in zip(self.owners, values, strict=True)]
+        found = yield items
+        if session.rank != to:
+            return None
+        total = np.zeros(self.shape.sums, np.uint64)
+        for words in found:
+            total = total + self.shape.words_of(self.keys, words)
+        drop = 64 - self.shape.torus_bits
+        rounded = total + np.uint64(1 << drop - 1)
+        return self.finish(rounded.view(np.int64) >> np.int64(drop))
+
+    def _own(self) -> Words:
+        assert self.answer is not None
+        return self.answer
