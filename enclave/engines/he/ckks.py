@@ -255,7 +255,8 @@ class Evaluator:
         """SEAL compares scales to the last bit, so that rounding has to be taken out of them."""
         if x.scale == scale:
             return x.raw
-        found = sealapi.Ciphertext(x.raw)
+        found = sealapi.Ciphertext()
+        self._evaluator.mod_switch_to(x.raw, self.context.level(x.count), found)  # to its own level: a copy
         found.scale = scale
         return found
 

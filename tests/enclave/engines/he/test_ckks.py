@@ -113,6 +113,12 @@ def test_arithmetic(room: Room, values: np.ndarray) -> None:
     }
     for name, (found, expected) in cases.items():
         assert np.abs(room.decrypt(found) - expected).max() < 2e-3, name
+    halved = ev.times(x, 0.5)
+    assert halved.scale == 2 * x.scale
+    assert np.abs(room.decrypt(halved) - values / 2).max() < 2e-4
+    near = x.scale * (1 + 2**-30)
+    assert ev.at_scale(x, near).scale == near
+    assert np.abs(room.decrypt(ev.add(x, ev.at_scale(y, near))) - values - other).max() < 2e-4
     assert np.abs(room.decrypt(x) - values).max() < 2e-4, "operations left their operand alone"
     assert cases["multiply"][0].scale == x.scale * y.scale / room.context.primes[1]
 

@@ -1,0 +1,233 @@
+"""Linear and logistic regression by gradient descent on encrypted weights and the owners' plaintext rows.
+
+The buyer has the key, the owners have the rows, and the weights exist only encrypted. A step (see `descent`) is
+
+    z = P w         slots hold w again and again with period D, a power of two, row i of a block in slot i
+    r = p(z) - y    degree 5, all rows of a block at once
+    g = M^T r / n   one value for each class of slots modulo D, then folded, so that the layout reproduces itself
+    w' = w - g + momentum (w - w_previous)
+
+and then a `refresh`, which brings the sum of the owners' parts back to the top of the chain and shows it to nobody. The
+first step starts from zeros, so that each owner computes its part in the clear. The squared loss needs no rows: P is
+the owner's Gram matrix, and there is nothing but the first product. One owner's squared loss is solved by its first
+step (`Problem.exact`), with nothing encrypted before the release.
+
+After the last step the weights become shares modulo q, then words modulo 2^64, and `truncation` releases them rounded,
+through the gate: no decryption, with its noise, is ever shown.
+
+**Scales** All plaintext constants are chosen such that weights have scale 2^WEIGHT_BITS at top and bottom alike. The
+rows are multiplied by kappa with kappa^4 = c5: the polynomial is then monic, and z stays below 1 on the interval.
+
+**Wrapping** A coefficient of the refreshed phase is at most scale * max|w| (and noise), so a refresh changes one
+with probability below N 2^WEIGHT_BITS max|w| / q: `wrap_bits` states it for weights below 2^MAGNITUDE_BITS.
+
+**Cost** keys: 2 rounds; 2 rounds a step and one for the last; the truncation. Bytes: `evaluation_keys.key_bytes` and
+per step 4 polynomials at the bottom from each owner, one of the whole chain to each.
+
+**Reveals** the rounded weights, to the buyer, at the release.
+
+**Reference** Kim et al., "Logistic regression model training based on the approximate homomorphic encryption" (2018);
+`descent` and `periods` have their own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from enclave.engines.he.ckks import Encrypted, Evaluator
+from enclave.engines.he.descent import Floats, OwnRows, Problem
+from enclave.engines.he.encrypted_steps import (
+    BOTTOM,
+    WEIGHT_BITS,
+    GramSteps,
+    RowSteps,
+    Steps,
+    carried,
+    key_uses,
+    resting,
+)
+from enclave.engines.he.engine import HeEngine
+from enclave.engines.he.evaluation_keys import evaluation_keys
+from enclave.engines.he.parameters import SECURITY_BITS, Parameters, checked, primes_of
+from enclave.engines.he.periods import Period, weight_words
+from enclave.engines.he.planner import Hiding
+from enclave.engines.he.refresh import Refresh
+from enclave.engines.he.ring import Words
+from enclave.engines.he.truncation import Truncated, truncated
+from enclave.engines.mpc.session import Protocol, Session, Tensor
+from enclave.engines.mpc.tape import Blank
+from enclave.errors import BadSpec
+
+__all__ = ["MOST_MEMORY_BYTES", "RELEASED_BITS", "Trained", "memory_bytes", "parameters_of", "train", "wrap_bits"]
+
+MAGNITUDE_BITS = 20
+RELEASED_BITS = 20  # most fractional bits of a released weight
+MOST_MEMORY_BYTES = 4 << 30
+_FINE_BITS = 16  # fractional bits of the shares below those that are released
+
+
+@lru_cache(maxsize=2)
+def parameters_of(loss: str) -> Parameters:
+    """The chain of a loss: one level for a product; for the logistic loss three for the polynomial and one for the
+    gradient as well."""
+    degree, bits = (16384, [60, 60, 40, 40, 40, 40, 40]) if loss == "logistic" else (8192, [55, 55, 45])
+    *data, special = primes_of(degree, [*bits, 60])
+    return checked("ckks", degree, data, special)
+
+
+def wrap_bits(problem: Problem) -> float:
+    """-log2 of the chance that any refresh, or the release, wraps a coefficient, for weights below 2^MAGNITUDE_BITS."""
+    low = parameters_of(problem.loss).ring().lower(BOTTOM)
+    coefficients = low.degree * problem.steps
+    return math.log2(low.modulus) - WEIGHT_BITS - MAGNITUDE_BITS - math.log2(coefficients)
+
+
+def memory_bytes(problem: Problem) -> int:
+    """Of the encoded rows at the largest owner."""
+    parameters = parameters_of(problem.loss)
+    period = Period.of(problem.columns, parameters.degree // 2)
+    if problem.loss == "squared":
+        return 0 if problem.exact else period.size * 8 * parameters.degree * len(parameters.primes)
+    blocks = max(period.blocks(rows + problem.pseudo_rows(i)) for i, rows in enumerate(problem.rows))
+    return blocks * period.size * 8 * parameters.degree * (len(parameters.primes) + RowSteps.GRADIENT_PRIMES)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Trained:
+    """Sealed weights.
+
+    Attributes:
+        frac_bits: of the released weights. order: which column each of them is of.
+    """
+
+    words: Truncated
+    frac_bits: int
+    order: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return f"Trained({len(self.order)} weights)"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(weights,)."""
+        return (len(self.order),)
+
+    @property
+    def is_integer(self) -> bool:
+        """Weights are numbers."""
+        return False
+
+    def release(self, session: Session, name: str, to: int) -> Protocol[Floats | None]:
+        """Opens the weights, rounded to `frac_bits` fractional bits, to rank `to`, the buyer."""
+        found = yield from self.words.release(session, name, to)
+        if found is None:
+            return None
+        weights: Floats = np.ldexp(found[list(self.order)].astype(np.float64), -self.frac_bits)
+        return weights
+
+
+def train(
+    engine: HeEngine, problem: Problem, rows: OwnRows | None, order: tuple[int, ...] | None = None
+) -> Protocol[Trained]:
+    """Everything before the gate.
+
+    Args:
+        rows: this owner's; None at the buyer and in a plan.
+        order: the column of each released weight; None: as the columns are.
+
+    Raises: BadSpec: another number of owners than the session has; too many rows and columns.
+    """
+    if len(problem.rows) != engine.parties - 1:
+        raise BadSpec(f"expected rows of {engine.parties - 1} owners, found {len(problem.rows)}")
+    if memory_bytes(problem) > MOST_MEMORY_BYTES:
+        raise BadSpec(
+            f"the encoded rows of an owner would take {memory_bytes(problem) >> 20} MiB, at most "
+            f"{MOST_MEMORY_BYTES >> 20} are kept: too many rows and columns for a training under encryption",
+            hint="hybrid or mpc would do",
+        )
+    frac_bits = min(engine.frac_bits, RELEASED_BITS)
+    shares = _solved if problem.exact else _descended
+    with engine.stage("training"):
+        words = yield from shares(engine, problem, rows, frac_bits + _FINE_BITS)
+    with engine.stage("rounding"):
+        if engine.rank == 0:
+            words = words + np.uint64(1 << _FINE_BITS - 1)  # to nearest
+        rounded = yield from truncated(engine, words, problem.columns, 64, _FINE_BITS)
+    return Trained(rounded, frac_bits, tuple(range(problem.columns)) if order is None else order)
+
+
+def _solved(engine: HeEngine, problem: Problem, rows: OwnRows | None, frac_bits: int) -> Protocol[Tensor]:
+    """One owner's squared loss: its own solution as its share, and zeros as the buyer's. No rounds."""
+    yield from ()
+    if engine.session.blank:
+        return Blank((problem.columns,))
+    if rows is None:
+        return np.zeros(problem.columns, np.uint64)
+    solution = rows.m.T @ rows.target / problem.total
+    return np.rint(np.ldexp(solution, frac_bits)).astype(np.int64).view(np.uint64)
+
+
+def _descended(engine: HeEngine, problem: Problem, rows: OwnRows | None, frac_bits: int) -> Protocol[Tensor]:
+    """Words modulo 2^64 of every rank, [columns]: shares of the weights with `frac_bits` fractional bits."""
+    parameters = parameters_of(problem.loss)
+    period = Period.of(problem.columns, parameters.degree // 2)
+    engine.state(_hiding(problem))
+    keys = yield from engine.keys(parameters, decryptions=problem.steps)
+    uses = key_uses(problem.loss, period, len(parameters.primes)) if problem.steps > 1 else ()
+    evaluator = yield from evaluation_keys(engine, keys, uses)
+    refresh = Refresh(engine, keys, BOTTOM)
+    yield from refresh.begin()
+    owner = None if rows is None or evaluator is None else _Owner(engine, evaluator, problem, rows)
+    for step in range(1, problem.steps):
+        with engine.stage(f"step {step} of {problem.steps}"):
+            fresh = yield from refresh.refreshed(None if owner is None else owner.part())
+            if owner is not None and fresh is not None:
+                owner.take(fresh)
+    with engine.stage(f"step {problem.steps} of {problem.steps}"):
+        share = yield from refresh.shared(None if owner is None else owner.part())
+    if engine.session.blank:
+        return Blank((problem.columns,))
+    if share is None:
+        return np.zeros(problem.columns, np.uint64)
+    return weight_words(refresh.low, share, period, 2.0**WEIGHT_BITS, frac_bits)[: problem.columns]
+
+
+def _hiding(problem: Problem) -> Hiding:
+    method = "mask uniform modulo q on every coefficient, after a fresh encryption of zero"
+    return Hiding("training", SECURITY_BITS, f"{method}; wraps once in 2^{math.floor(wrap_bits(problem))} trainings")
+
+
+class _Owner:
+    """One owner through the steps.
+
+    Attributes:
+        steps: made when first needed: a training of one step encodes nothing.
+    """
+
+    def __init__(self, engine: HeEngine, evaluator: Evaluator, problem: Problem, rows: OwnRows) -> None:
+        self._evaluator, self._problem, self._rows = evaluator, problem, rows
+        self._leads = engine.rank == 0
+        self._weights: Encrypted | None = None
+        self._before: Encrypted | None = None
+        self._steps: Steps | None = None
+
+    def take(self, residues: Words) -> None:
+        """The refreshed weights."""
+        self._before, self._weights = self._weights, self._evaluator.encrypted(residues, 2.0**WEIGHT_BITS)
+
+    def part(self) -> Words:
+        """This owner's part of the next weights, [2, BOTTOM, N], evaluation form; the first's carries the old ones."""
+        ev, problem = self._evaluator, self._problem
+        if self._weights is None:
+            coded = ev.context.residues(resting(ev, problem, self._rows).raw)
+            return np.stack((coded, np.zeros_like(coded)))
+        if self._steps is None:
+            self._steps = (RowSteps if problem.loss == "logistic" else GramSteps)(ev, problem, self._rows)
+        found = self._steps.part(self._weights)
+        if self._leads:
+            found = ev.add(found, carried(ev, self._weights, self._before, problem.momentum))
+        return found.residues
