@@ -1,0 +1,81 @@
+"""Outputs of a network as two shares modulo M, and how the buyer gets them rounded.
+
+Both parties cut their share to `release_bits` bits, as a part of M, and the owner's goes to the buyer. The sum is the
+output, rounded to `release_unit` by a threshold that the buyer's own share decides: uniform, and nobody's choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from enclave.engines.he.crossterms import Moduli
+from enclave.engines.he.engine import sent_by
+from enclave.engines.he.networks import NetworkPlan
+from enclave.engines.he.ring import Words
+from enclave.engines.he.wire import pack_bits, unpack_bits
+from enclave.engines.mpc.session import Item, Protocol, Session
+
+__all__ = ["Predictions"]
+
+Floats = NDArray[np.float64]
+_LANES = 64
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Predictions:
+    """Sealed outputs: one part for each chunk of an owner's rows, with this rank's share [m, rows, outputs] or None."""
+
+    plan: NetworkPlan
+    moduli: Moduli
+    buyer: int
+    parts: tuple[tuple[int, int, Words | None], ...]  # owner, rows, share
+
+    def __repr__(self) -> str:
+        return f"Predictions({sum(rows for _, rows, _ in self.parts)} rows)"
+
+    def release(self, session: Session, name: str, to: int) -> Protocol[NDArray[Any] | None]:
+        """float64 [rows, *output shape] at the buyer, None elsewhere; a final sigmoid or softmax is not applied.
+
+        **Cost** one round; `release_bits` for each output. **Reveals** the outputs, to the buyer.
+        """
+        if to != self.buyer:
+            raise ValueError("only the buyer's share can complete the outputs")
+        outputs, bits = self.plan.network.output.size, self.plan.release_bits
+        items = []
+        for owner, rows, share in self.parts:
+            value = sent_by(session, owner, -(-rows * outputs // _LANES) * bits, self._cutter(share))
+            items.append(Item(f"he:{name}", value, sender=owner, to=to, masked=False))
+        opened = yield items
+        if session.rank != to:
+            return None
+        parts = [self._joined(share, words) for (_, _, share), words in zip(self.parts, opened, strict=True)]
+        return np.concatenate(parts).reshape(-1, *self.plan.network.output_shape)
+
+    def _cutter(self, share: Words | None) -> Callable[[], Words]:
+        def cut() -> Words:
+            assert share is not None
+            size = -(-share[0].size // _LANES) * _LANES
+            padded = np.zeros(size, np.uint64)
+            padded[: share[0].size] = self._torus(share)[: share[0].size]
+            return pack_bits(padded, self.plan.release_bits)
+
+        return cut
+
+    def _torus(self, share: Words) -> Words:
+        """round(2^bits share / M), one axis."""
+        ring = self.moduli.base.lower(self.moduli.count)
+        flat = np.stack([self.moduli.spread(residues) for residues in share], axis=1)
+        return ring.to_torus(flat, self.plan.release_bits).reshape(-1)
+
+    def _joined(self, share: Words | None, words: Words) -> Floats:
+        assert share is not None
+        bits, size = self.plan.release_bits, share[0].size
+        total = self._torus(share)[:size] + unpack_bits(words, bits)[:size]
+        signed = (total << np.uint64(64 - bits)).view(np.int64) >> np.int64(64 - bits)
+        values: Floats = signed.astype(np.float64) * self.plan.release_unit
+        return values.reshape(share.shape[1:])
