@@ -24,11 +24,11 @@ MakeRoom = Callable[..., Room]
 
 @pytest.fixture
 def make_room(new_party: Callable[..., Identity], acquaint: Callable[..., tuple[TrustStore, ...]]) -> MakeRoom:
-    def make(owners: int = 1, **changes: Any) -> Room:
+    def make(owners: int = 1, engine: str = "mpc", **changes: Any) -> Room:
         ids = [new_party("owner", f"owner{i}") for i in range(owners)]
         ids += [new_party("buyer", "buyer"), new_party("dealer", "dealer")]
         trusts = dict(zip((i.name for i in ids), acquaint(*ids), strict=True))
-        return Room(ids, trusts, {"deal_ahead": True, "expires_unix_s": 1 << 33, **changes})
+        return Room(ids, trusts, {"deal_ahead": True, "expires_unix_s": 1 << 33, **changes}, engine)
 
     return make
 
@@ -82,9 +82,9 @@ def ready(room: Room) -> set[str]:
     return {i.name for i in room.ids if shelf_of(i.home).ready(room.spec.job_id)}
 
 
-@pytest.mark.parametrize("owners", [1, 2])
-def test_a_job_that_was_dealt_ahead_gets_nothing_from_its_dealer(make_room: MakeRoom, owners: int) -> None:
-    room = make_room(owners)
+@pytest.mark.parametrize(("owners", "engine"), [(1, "mpc"), (2, "mpc"), (2, "he")])
+def test_a_job_that_was_dealt_ahead_gets_nothing_from_its_dealer(make_room: MakeRoom, owners: int, engine: str) -> None:
+    room = make_room(owners, engine)
     assert set(deal(room).values()) == {None}
     assert ready(room) == {i.name for i in room.ids}
     plan = plan_job(room.spec)

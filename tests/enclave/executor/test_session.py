@@ -73,9 +73,9 @@ class Room:
 
     ids: list[Identity]
     trusts: dict[str, TrustStore]
+    changes: dict[str, Any] = field(default_factory=dict)
     engine: str = "mpc"
     outputs: tuple[str, ...] = ("accuracy",)
-    changes: dict[str, Any] = field(default_factory=dict)
     commits: list[str] = field(default_factory=list)
     sealings: dict[str, Any] = field(default_factory=dict)
     channels: dict[str, Any] = field(default_factory=dict)
@@ -183,7 +183,7 @@ def make_room(new_party: Callable[..., Identity], acquaint: Callable[..., tuple[
         ids = [new_party("owner", f"owner{i}") for i in range(owners)]
         ids += [new_party(role, role) for role in ends]
         trusts = dict(zip((i.name for i in ids), acquaint(*ids), strict=True))
-        return Room(ids, trusts, engine, outputs, changes)
+        return Room(ids, trusts, changes, engine, outputs)
 
     return make
 
