@@ -19,7 +19,7 @@ from enclave.messages import JobSpec
 from enclave.workloads.inputs import Inputs, Rows
 from enclave.workloads.specification import HALF_RANGE, bounds, row_holders
 
-__all__ = ["Standardiser", "column_units", "target_moments"]
+__all__ = ["Standardiser", "column_units", "own_scaling", "target_moments"]
 
 FloatArray = NDArray[np.float64]
 
@@ -50,6 +50,29 @@ def target_moments(rows: Rows, block_rows: int) -> tuple[float, float]:
     return float(total[1]), float(total[2])
 
 
+def _moments(rows: Rows, units: FloatArray, block_rows: int) -> tuple[FloatArray, FloatArray]:
+    """Mean and sum of squares about it of a party's columns in these units."""
+    total = (0, np.zeros(len(units)), np.zeros(len(units)))
+    for start in range(0, rows.rows, block_rows):
+        total = _merge(total, rows.features(start, min(rows.rows, start + block_rows)) * units)
+    return total[1], total[2]
+
+
+def _floor(spec: JobSpec) -> float:
+    """The variance below which a column counts as constant."""
+    return 2.0 ** -(spec.frac_bits - 6)
+
+
+def _scaling(spec: JobSpec, moments: tuple[FloatArray, FloatArray], rows: int) -> tuple[FloatArray, FloatArray]:
+    variance = moments[1] / rows
+    return moments[0], 1.0 / np.sqrt(np.where(variance < _floor(spec), 1.0, variance))
+
+
+def own_scaling(spec: JobSpec, rows: Rows) -> tuple[FloatArray, FloatArray]:
+    """Mean and 1 / standard deviation, in column units, of the columns of the one party that has all rows."""
+    return _scaling(spec, _moments(rows, column_units(spec), spec.block_rows), rows.rows)
+
+
 class Standardiser:
     """Moments of the job's rows and their use.
 
@@ -61,13 +84,13 @@ class Standardiser:
     def __init__(self, engine: Engine, spec: JobSpec, inputs: Inputs) -> None:
         self.units = column_units(spec)
         self._holders = row_holders(spec)
-        self._floor = 2.0 ** -(spec.frac_bits - 6)
+        self._spec, self._floor = spec, _floor(spec)
         self._own: tuple[FloatArray, FloatArray] | None = None
         width = spec.encoding.width
         moments: list[tuple[FloatArray, FloatArray] | None] = []
         for rank, _ in self._holders:
             rows = inputs.of(rank, engine.rank)
-            moments.append(None if rows is None else self._moments(rows, spec.block_rows, width))
+            moments.append(None if rows is None else _moments(rows, self.units, spec.block_rows))
         with engine.stage("standardise"):
             if len(self._holders) == 1:
                 self.mean, self.inverse = self._alone(engine, moments[0], width)
@@ -79,19 +102,12 @@ class Standardiser:
         """Whether one party holds all rows and standardises them in the clear."""
         return len(self._holders) == 1
 
-    def _moments(self, rows: Rows, block_rows: int, width: int) -> tuple[FloatArray, FloatArray]:
-        total = (0, np.zeros(width), np.zeros(width))
-        for start in range(0, rows.rows, block_rows):
-            total = _merge(total, rows.features(start, min(rows.rows, start + block_rows)) * self.units)
-        return total[1], total[2]
-
     def _alone(
         self, engine: Engine, moments: tuple[FloatArray, FloatArray] | None, width: int
     ) -> tuple[Secret, Secret]:
         rank, rows = self._holders[0]
         if moments is not None:
-            variance = moments[1] / rows
-            self._own = moments[0], 1.0 / np.sqrt(np.where(variance < self._floor, 1.0, variance))
+            self._own = _scaling(self._spec, moments, rows)
         own: tuple[FloatArray | None, FloatArray | None] = (None, None) if self._own is None else self._own
         mean, inverse = (
             engine.private(None if part is None else part.reshape(1, width), (1, width), rank) for part in own

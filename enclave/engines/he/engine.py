@@ -43,21 +43,42 @@ class Releasable(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(slots=True, repr=False)
 class Keys:
-    """The keys of one set of parameters: the secret one at the buyer, the public one at the owners, none in a plan.
+    """The keys of one set of parameters: the secret one at the buyer, the public one at all, none in a plan.
 
     Attributes:
         seed: what uniform halves come from; None in a plan.
+        public: None at an owner until it has arrived.
     """
 
     parameters: Parameters
-    secret: SecretKey | None
-    public: PublicKey | None
-    seed: PublicSeed | None
+    seed: PublicSeed | None = None
+    secret: SecretKey | None = None
+    public: PublicKey | None = None
 
     def __repr__(self) -> str:
         return f"Keys({self.parameters.describe()})"
+
+    @property
+    def words(self) -> int:
+        """64-bit words of the public key on the wire."""
+        return packed_words(self.parameters.primes, self._shape)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return (len(self.parameters.primes), self.parameters.degree)
+
+    def packed(self) -> Words:
+        """The public key on the wire."""
+        assert self.public is not None
+        return pack(self.public.b, self.parameters.primes)
+
+    def receive(self, words: Words) -> None:
+        """Takes the public key as it arrived. Raises BadInput: a residue that is none."""
+        if self.public is None and self.seed is not None:
+            b = unpack(words, self.parameters.primes, self._shape)
+            self.public = PublicKey(self.parameters.ring(), b, self.seed)
 
 
 class HeEngine:
@@ -125,33 +146,35 @@ class HeEngine:
     def keys(self, parameters: Parameters, *, decryptions: int = _DECRYPTIONS) -> sessions.Protocol[Keys]:
         """Fresh keys of the buyer's, once for each set of parameters in a session.
 
-        Uniform halves come from the session's public stream, which no party chose, so that only b is sent.
+        **Cost** one round, one polynomial to each owner; nothing the second time.
+        **Reveals** nothing (RLWE).
+        """
+        keys, items = self.announced(parameters, decryptions=decryptions)
+        if items:
+            (words,) = yield items
+            keys.receive(words)
+        return keys
+
+    def announced(self, parameters: Parameters, *, decryptions: int = _DECRYPTIONS) -> tuple[Keys, list[Item]]:
+        """As `keys`, for who sends something else in the same round: what is to be sent, unless it was before.
+
+        Uniform halves come from the session's public seed, which no party chose, so that only b is sent.
 
         Args:
             decryptions: how many ciphertexts may be decrypted under the key; the first call decides.
 
-        **Cost** one round, one polynomial to each owner; nothing the second time.
-        **Reveals** nothing (RLWE).
+        Returns: the keys, and an item whose words `Keys.receive` takes; none when they are known.
         """
         known = self._keys.get(parameters)
-        if known is None:
-            known = self._keys[parameters] = yield from self._exchanged(parameters, decryptions)
-        return known
-
-    def _exchanged(self, parameters: Parameters, decryptions: int) -> sessions.Protocol[Keys]:
+        if known is not None:
+            return known, []
         session, number = self.session, self.session.new_stream()
-        ring = parameters.ring()
-        shape = (len(ring.primes), ring.degree)
-        seed = _public_seed(session, number)
-        secret = public = None
-        if self.is_buyer and seed is not None:
-            secret = SecretKey(parameters.key_ring(), Source.fresh(), decryptions)
-            public = PublicKey.generate(secret, ring, seed)
-        value = sent_by(session, self.buyer, packed_words(ring.primes, shape), lambda: pack(_of(public).b, ring.primes))
-        (words,) = yield [Item("he:public key", value, sender=self.buyer)]
-        if seed is not None and not self.is_buyer:
-            public = PublicKey(ring, unpack(words, ring.primes, shape), seed)
-        return Keys(parameters, secret, public, seed)
+        keys = self._keys[parameters] = Keys(parameters, _public_seed(session, number))
+        if self.is_buyer and keys.seed is not None:
+            keys.secret = SecretKey(parameters.key_ring(), Source.fresh(), decryptions)
+            keys.public = PublicKey.generate(keys.secret, parameters.ring(), keys.seed)
+        value = sent_by(session, self.buyer, keys.words, keys.packed)
+        return keys, [Item("he:public key", value, sender=self.buyer)]
 
     def open(self, name: str, value: Releasable, to: int, permit: Permit) -> NDArray[Any] | None:
         """The plaintext of output `name` at rank `to`, None elsewhere. Reveals: the value, to `to` only."""
@@ -170,8 +193,3 @@ def _public_seed(session: Session, number: int) -> PublicSeed | None:
         return None
     seed: bytes = cast(Any, session).public_seed
     return PublicSeed.derived(seed + number.to_bytes(8, "big"))
-
-
-def _of(public: PublicKey | None) -> PublicKey:
-    assert public is not None
-    return public

@@ -177,8 +177,8 @@ class Functional:
         signs = np.where(bits == ring.primes[0] - 1, np.uint64(2**64 - 1), bits)  # ternary, modulo 2^64
         # Coefficient 0 of c1 s: s_0 c_0 - sum_i s_i c_{N-i}.
         c1 = answer[1:]
-        turned = signs[0] * c1[0] - np.sum(signs[1:] * c1[:0:-1], dtype=np.uint64)
-        phase = float((answer[:1] + turned).view(np.int64)[0]) * 2.0**-64
+        turned = np.append(signs[:1], np.uint64(0) - signs[:0:-1]) * c1
+        phase = float((answer[:1] + np.sum(turned, dtype=np.uint64, keepdims=True)).view(np.int64)[0]) * 2.0**-64
         if abs(phase) * RANGE > 1.0 + 2 * self.plan.work.error:
             raise RangeExceeded("the released sum", abs(phase) * RANGE, 1.0, hint="rows or the noise left their range")
         return phase * self.range
@@ -200,11 +200,12 @@ def evaluate_functional(
         values: [size], at the buyer. numbers: [size], each owner's part, at that owner.
         limit: at the buyer: the largest magnitude that the result can have.
 
-    **Cost** one round: half a ciphertext for each N numbers. **Reveals** nothing (RLWE).
+    **Cost** one round: half a ciphertext for each N numbers, and the public key the first time.
+    **Reveals** nothing (RLWE).
     """
     engine.state(plan.hiding)
     session, first = engine.session, engine.session.new_stream() << 24
-    keys = yield from engine.keys(plan.parameters)
+    keys, announced = engine.announced(plan.parameters)
     ring = plan.parameters.ring()
     span = None if limit is None else RANGE * max(limit, np.finfo(np.float64).tiny)
 
@@ -218,7 +219,9 @@ def evaluate_functional(
         return pack(rlwe.encrypt(keys.secret, phases, keys.seed, first), ring.primes)
 
     value = sent_by(session, engine.buyer, plan.words, encrypted)
-    (words,) = yield [Item(label, value, sender=engine.buyer)]
+    words, *key_words = yield [Item(label, value, sender=engine.buyer), *announced]
+    if announced:
+        keys.receive(key_words[0])
     share = None
     if keys.public is not None and keys.seed is not None and numbers is not None and engine.rank in owners:
         ciphertexts = rlwe.expand(ring, unpack(words, ring.primes, plan.shape), keys.seed, first)

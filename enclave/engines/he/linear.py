@@ -188,12 +188,14 @@ def send_weights(
         phases: at the buyer: gives what is encrypted over a ring, of `query.shape`, such as `query_phases`.
 
     **Cost** one round: half a ciphertext for each polynomial of weights, or for every 2^levels of them and a key for
-    each level; the public key is sent in a round before, the first time.
+    each level; the public key in the same round, the first time.
     **Reveals** nothing (RLWE).
     """
-    keys = yield from engine.keys(query.parameters)
+    keys, announced = engine.announced(query.parameters)
     sender = _Sender(engine, query, keys, engine.session.new_stream() << _NUMBERS_BITS)
-    words = yield sender.items(label, phases)
+    words = yield [*sender.items(label, phases), *announced]
+    if announced:
+        keys.receive(words.pop())
     if engine.session.blank or engine.is_buyer:
         return EncryptedWeights(query, keys)
     return sender.received(words)
