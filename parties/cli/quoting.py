@@ -30,7 +30,7 @@ def quote_text(quote: Quote) -> str:
             table(("party", "sends", "receives"), rows, right=(1, 2)),
             "",
             *([_hiding_text(quote), ""] if quote.hiding else []),
-            _numbers_text(quote.numbers),
+            _numbers_text(quote.numbers) if quote.dealer else _rounding_text(quote.numbers),
             *([_engines_text(quote)] if quote.options else []),
         ]
     )
@@ -63,6 +63,10 @@ def _engines_text(quote: Quote) -> str:
     heads = ("engine", "dealer", "rounds", "bytes", f"of {MANY} models", "time", "")
     best = f"chosen: {quote.why}" if quote.why != "asked for" else "* is what was asked for; --engine auto chooses"
     return "\n".join(["", table(heads, rows, right=(2, 3, 4, 5)), "", best])
+
+
+def _rounding_text(numbers: NumericPlan) -> str:
+    return f"rows are rounded to at most {numbers.frac_bits} fractional bits"
 
 
 def _numbers_text(numbers: NumericPlan) -> str:

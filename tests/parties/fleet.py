@@ -38,8 +38,8 @@ POLICY = """
 [policy]
 buyers = ["buyer"]
 kinds = ["evaluate", "train"]
-outputs = ["accuracy", "auc", "confusion"]
-engines = ["mpc"]
+outputs = {outputs}
+engines = {engines}
 minimum_rows = 20
 approval = "{approval}"
 """
@@ -68,6 +68,8 @@ class Fleet:
     rows: int = 60
     approval: str = "automatic"
     settings: str = ""
+    engines: tuple[str, ...] = ("mpc",)
+    outputs: tuple[str, ...] = ("accuracy", "auc", "confusion")
     organisations: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -100,7 +102,8 @@ class Fleet:
         (folder / "points.csv").write_text("\n".join(lines) + "\n")
         columns = "".join(f"[columns.{c}]\ntype = 'number'\nlow = -2\nhigh = 2\n" for c in "abc")
         columns += "[columns.y]\nvalues = ['no', 'yes']\n"
-        text = f"[dataset]\nname = 'points'\npath = 'points.csv'\n{columns}{POLICY.format(approval=self.approval)}"
+        policy = POLICY.format(approval=self.approval, outputs=list(self.outputs), engines=list(self.engines))
+        text = f"[dataset]\nname = 'points'\npath = 'points.csv'\n{columns}{policy}"
         (folder / "points.toml").write_text(text)
         owner.add(self.root / name, folder / "points.toml", replace=replace_it)
 
