@@ -12,6 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
+from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import IO, cast
@@ -123,7 +124,7 @@ class Kept:
 
     def __init__(self, encodings: Encodings, digest: bytes, blocks: int, shape: tuple[int, ...]) -> None:
         self.digest, self.blocks, self.shape = digest, blocks, shape
-        self.block_bytes = int(np.prod(shape, dtype=np.int64)) * 8
+        self.block_bytes = prod(shape) * 8
         self.file: _File | None = None
         self._encodings = encodings
         self._missing = set(range(blocks))
@@ -132,23 +133,23 @@ class Kept:
     def __repr__(self) -> str:
         return f"Kept({self.blocks} blocks)"
 
-    def get(self, index: int) -> Words | None:
-        """A block, None where it is not kept."""
+    def get(self, first: int, count: int) -> Words | None:
+        """`count` blocks from `first` on, [count, *shape], as they were put; None where they are not kept."""
         file = self.file
         if file is not None and file.complete:
-            return file.block(index, self.shape)
-        return self._encodings.recall(self.digest, index)
+            return file.blocks(first, count, self.shape)
+        return self._encodings.recall(self.digest, first)
 
-    def put(self, index: int, block: Words) -> None:
-        """Keeps a block."""
-        self._encodings.remember(self.digest, index, block)
+    def put(self, first: int, blocks: Words) -> None:
+        """Keeps blocks [count, *shape]."""
+        self._encodings.remember(self.digest, first, blocks)
         file = self.file
         if file is None or file.complete:
             return
         with self._lock:
             try:
-                file.write(index, block)
-                self._missing.discard(index)
+                file.write(first, blocks)
+                self._missing.difference_update(range(first, first + len(blocks)))
                 if not self._missing:
                     file.finish()
             except OSError:
@@ -186,14 +187,14 @@ class _File:
         """Whether every block is in the file."""
         return self._map is not None
 
-    def block(self, index: int, shape: tuple[int, ...]) -> Words:
-        """One block, as a view of the file."""
-        words = int(np.prod(shape, dtype=np.int64))
-        return cast(Words, self._map)[index * words : (index + 1) * words].reshape(shape)
+    def blocks(self, first: int, count: int, shape: tuple[int, ...]) -> Words:
+        """Some blocks, as a view of the file."""
+        words = prod(shape)
+        return cast(Words, self._map)[first * words : (first + count) * words].reshape(count, *shape)
 
-    def write(self, index: int, block: Words) -> None:
-        self._handle.seek(_HEADER_BYTES + index * block.nbytes)
-        self._handle.write(np.ascontiguousarray(block).data)
+    def write(self, first: int, blocks: Words) -> None:
+        self._handle.seek(_HEADER_BYTES + first * blocks[0].nbytes)
+        self._handle.write(np.ascontiguousarray(blocks).data)
 
     def finish(self) -> None:
         """Every block is written: the file gets its name."""

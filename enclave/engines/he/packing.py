@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from threading import Lock
 from typing import Any, Protocol
 
@@ -26,9 +27,11 @@ from enclave.engines.he.encodings import Encodings
 from enclave.engines.he.ring import Ring, Words
 from enclave.errors import BadData, BadSpec
 
-__all__ = ["Block", "EncodedRows", "Packing", "RowBlocks"]
+__all__ = ["Batch", "Block", "EncodedRows", "Packing", "RowBlocks"]
 
 Floats = NDArray[np.float64]
+_BATCH_BLOCKS = 4
+_BATCH_BYTES = 1 << 26  # of a batch, where a single block is not larger
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,18 @@ class Block:
         return self.stop - self.start
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Some blocks after the other, which share a pass over the weights: [blocks, groups, k, N]."""
+
+    edges: tuple[tuple[int, int], ...]
+    polynomials: Words
+
+    def block(self, index: int) -> Block:
+        """One of them."""
+        return Block(*self.edges[index], self.polynomials[index])
+
+
 class EncodedRows:
     """An owner's rows as integers round(x 2^frac_bits) in evaluation form, encoded block by block when they are read.
 
@@ -139,10 +154,14 @@ class EncodedRows:
         self._ring, self._packing, self._source = ring, packing, source
         self._bits, self._limit = frac_bits, limit
         self._edges = packing.blocks(source.rows)
+        self._shape = (packing.groups, len(ring.primes), ring.degree)
+        self._batch_blocks = max(1, min(_BATCH_BLOCKS, _BATCH_BYTES // (8 * prod(self._shape))))
         self._reading = Lock()  # a reader of a file has one position
+        self._last: tuple[int, Batch] | None = None
         form = repr((ring.degree, ring.primes, packing, frac_bits, limit, source.rows)).encode()
-        shape = (packing.groups, len(ring.primes), ring.degree)
-        self._kept = None if encodings is None else encodings.opened((*key, form), len(self._edges), shape)
+        self._kept = None
+        if encodings is not None:
+            self._kept = encodings.opened((*key, form), len(self._edges), self._shape)
 
     def __repr__(self) -> str:
         return f"EncodedRows({self._source.rows} rows, {self._packing})"
@@ -152,18 +171,35 @@ class EncodedRows:
         """Rows of the owner."""
         return self._source.rows
 
+    @property
+    def batches(self) -> int:
+        """Number of batches."""
+        return -(-len(self._edges) // self._batch_blocks)
+
     def __len__(self) -> int:
+        """Number of blocks."""
         return len(self._edges)
 
-    def block(self, index: int) -> Block:
-        """One block. Raises BadData when a value is larger than the job declares. Several threads may ask."""
-        start, stop = self._edges[index]
-        found = None if self._kept is None else self._kept.get(index)
+    def batch(self, index: int) -> Batch:
+        """One batch of blocks. Raises BadData when a value is larger than the job declares. Several threads may ask."""
+        first = index * self._batch_blocks
+        edges = self._edges[first : first + self._batch_blocks]
+        found = None if self._kept is None else self._kept.get(first, len(edges))
         if found is None:
-            found = self._encoded(start, stop)
+            found = np.empty((len(edges), *self._shape), np.uint64)
+            for place, (start, stop) in enumerate(edges):
+                found[place] = self._encoded(start, stop)
             if self._kept is not None:
-                self._kept.put(index, found)
-        return Block(start, stop, found)
+                self._kept.put(first, found)
+        return Batch(edges, found)
+
+    def block(self, index: int) -> Block:
+        """One block; as `batch`, the last of which is remembered."""
+        batch, place = divmod(index, self._batch_blocks)
+        last = self._last
+        if last is None or last[0] != batch:
+            last = self._last = (batch, self.batch(batch))
+        return last[1].block(place)
 
     def __iter__(self) -> Iterator[Block]:
         return (self.block(index) for index in range(len(self)))

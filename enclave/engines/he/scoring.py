@@ -246,14 +246,18 @@ def _answers(engine: HeEngine, plan: ScoringPlan, weights: EncryptedWeights, row
     found: list[list[Words]] = [[] for _ in range(plan.query.outputs)]
     for first, part in weights.parts():
 
-        def work(index: int, part: Words = part) -> list[Words]:
-            block, source = rows.block(index), Source.fresh()  # threads share no source
-            sums = weights.dot(block.polynomials, part)
-            return [answer.finish(public, source, each, block.rows) for each in sums]
+        def work(index: int, part: Words = part) -> list[list[Words]]:
+            batch, source = rows.batch(index), Source.fresh()  # threads share no source
+            sums = weights.dot(batch.polynomials, part)
+            return [
+                [answer.finish(public, source, each, stop - start) for each in block]
+                for block, (start, stop) in zip(sums, batch.edges, strict=True)
+            ]
 
-        for words in side_by_side(work, len(rows), engine.workers):
-            for output, each in enumerate(words, first):
-                found[output].append(each)
+        for batch in side_by_side(work, rows.batches, engine.workers):
+            for block in batch:
+                for output, each in enumerate(block, first):
+                    found[output].append(each)
     return np.concatenate([each for output in found for each in output])
 
 
