@@ -120,8 +120,8 @@ class Ring:
         if xs.ndim < 3 or ys.ndim < 3 or xs.shape[-3] != ys.shape[0]:
             raise BadInput(f"expected as many columns as ciphertexts, found shapes {xs.shape} and {ys.shape}")
         tail = xs.shape[-2:]
-        blocks = xs.reshape(-1, *xs.shape[-3:])
-        out = kernels.dot(self._tables, blocks, ys.reshape(len(ys), -1, *tail))
+        blocks = xs.reshape(prod(xs.shape[:-3]), *xs.shape[-3:])
+        out = kernels.dot(self._tables, blocks, ys.reshape(len(ys), prod(ys.shape[1:-2]), *tail))
         return out.reshape(*xs.shape[:-3], *ys.shape[1:-2], *tail)
 
     def from_integers(self, v: NDArray[Any]) -> Words:
@@ -178,7 +178,7 @@ class Ring:
             while done < self.degree:
                 missing = self.degree - done
                 words = stream.words(number, missing + (missing >> 3) + 8, offset)
-                done += kernels.accept(words, prime, out[i, done:])
+                done += kernels.accept(words, out[i, done:], prime)
                 offset += words.size
         return out
 

@@ -227,7 +227,7 @@ def packed_words(count: int, bits: int) -> int:
 
 
 def pack(x: Words, bits: int) -> Words:
-    """[n] words below 2^bits, 1 to 63 -> [ceil(n bits / 64)] words: value i from bit i * bits on, the rest zero."""
+    """[n] words, cut to `bits` (1 to 63), -> [ceil(n bits / 64)] words: value i from bit i bits on, the rest zero."""
     if native is None:
         return portable.pack(x, bits)
     out = np.empty(packed_words(x.size, bits), np.uint64)
@@ -250,7 +250,7 @@ def unpack(words: Words, bits: int, count: int, limit: int) -> Words:
     return out
 
 
-def accept(words: Words, prime: int, out: Words) -> int:
+def accept(words: Words, out: Words, prime: int) -> int:
     """The top bits of each word (as many as the prime has), where they are below the prime, into `out` in order.
 
     Args:

@@ -5,6 +5,7 @@ Residues are uint64 [..., k, N], row i below prime i.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ def ntt(tables: Tables, x: Words) -> Words:
     lead = x.shape[:-2]
     groups = 1
     while groups < degree:
-        x = x.reshape(*lead, k, groups, 2, -1)
+        x = x.reshape(*lead, k, groups, 2, degree // (2 * groups))
         low = x[..., 0, :]
         high = multiply(x[..., 1, :], tables.roots[:, groups : 2 * groups, None], primes)
         x = np.stack([add(low, high, primes), subtract(low, high, primes)], axis=-2)
@@ -45,7 +46,7 @@ def intt(tables: Tables, x: Words) -> Words:
     lead = x.shape[:-2]
     groups = degree // 2
     while groups:
-        x = x.reshape(*lead, k, groups, 2, -1)
+        x = x.reshape(*lead, k, groups, 2, degree // (2 * groups))
         low, high = x[..., 0, :], x[..., 1, :]
         roots = tables.inverse_roots[:, groups : 2 * groups, None]
         x = np.stack([add(low, high, primes), multiply(subtract(low, high, primes), roots, primes)], axis=-2)
@@ -143,17 +144,18 @@ def from_torus(tables: Tables, modulus: int, factors: Words, m: Words, bits: int
 
 
 def pack(x: Words, bits: int) -> Words:
-    """[n] words below 2^bits -> packed words; see `kernels.pack`."""
+    """[n] words, cut to `bits`, -> packed words; see `kernels.pack`."""
     out = np.zeros(-(-x.size * bits // 64) + 1, np.uint64)
-    for lane in range(64 // np.gcd(bits, 64)):  # 64 / gcd values fill whole words: a lane never meets itself
-        values = x[lane :: 64 // np.gcd(bits, 64)]
-        start = lane * bits
-        word, shift = start // 64, start % 64
-        stride = bits // np.gcd(bits, 64)
-        places = word + stride * np.arange(values.size)
-        out[places] |= values << np.uint64(shift)
+    values = x & np.uint64((1 << bits) - 1)
+    shared = math.gcd(bits, 64)
+    lanes, stride = 64 // shared, bits // shared  # so many values fill so many words: a lane never meets itself
+    for lane in range(lanes):
+        mine = values[lane::lanes]
+        word, shift = divmod(lane * bits, 64)
+        places = word + stride * np.arange(mine.size)
+        out[places] |= mine << np.uint64(shift)
         if shift + bits > 64:
-            out[places + 1] |= values >> np.uint64(64 - shift)
+            out[places + 1] |= mine >> np.uint64(64 - shift)
     return out[:-1]
 
 

@@ -24,7 +24,7 @@ _WITNESSES = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 
 
 def is_prime(n: int) -> bool:
-    """Miller-Rabin with the first twelve primes, which decides every n below 3.3e24.
+    """Miller-Rabin with the first twelve primes, which decides every n below 3.1e23.
 
     **Reference**: Sorenson, Webster, Strong pseudoprimes to twelve prime bases, Math. Comp. 86 (2017).
     """
