@@ -14,7 +14,9 @@ Reference: Angel, Chen, Laine, Setty, "PIR with compressed queries and amortized
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from enclave.errors import BadInput
 
 __all__ = ["Expansion", "expand_constants", "expansion_keys", "packed_phases", "read_keys"]
 
-_BATCH = 16  # nodes at once: enough to amortise calls, few enough to stay in the cache
+_BATCH = 8  # nodes at once: enough to amortise calls, few enough to share among threads
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +116,14 @@ def read_keys(ring: Ring, b: Words, seed: PublicSeed, first: int) -> list[Switch
     return [SwitchKey(ring, half, seed, first + level * digits) for level, half in enumerate(b)]
 
 
-def expand_constants(keys: Sequence[SwitchKey], packed: Words, expansion: Expansion, ring: Ring) -> Iterator[Words]:
+def expand_constants(
+    keys: Sequence[SwitchKey], packed: Words, expansion: Expansion, ring: Ring, workers: int = 1
+) -> Iterator[Words]:
     """Encryptions of the constants, one packed ciphertext after the other.
 
     Args:
         keys: one for each level. packed: [ciphertexts, 2, k, N], coefficient form. ring: of the data primes.
+        workers: threads; the kernels let each other run.
 
     Yields:
         [size, 2, k, N], coefficient form, for each packed ciphertext, in order.
@@ -128,23 +133,29 @@ def expand_constants(keys: Sequence[SwitchKey], packed: Words, expansion: Expans
             f"expected {expansion.levels} keys and {expansion.ciphertexts} ciphertexts, "
             f"found {len(keys)} and {len(packed)}"
         )
-    for ciphertext, size in zip(packed, expansion.sizes, strict=True):
-        yield _expanded(keys, ciphertext, size, ring)
+    with ThreadPoolExecutor(workers) as pool:
+        for ciphertext, size in zip(packed, expansion.sizes, strict=True):
+            yield _expanded(keys, ciphertext, size, ring, pool)
 
 
-def _expanded(keys: Sequence[SwitchKey], ciphertext: Words, size: int, ring: Ring) -> Words:
+def _expanded(keys: Sequence[SwitchKey], ciphertext: Words, size: int, ring: Ring, pool: Executor) -> Words:
     nodes = np.empty((size, *ciphertext.shape), np.uint64)
     nodes[0] = ciphertext
     for level, key in enumerate(keys):
         step = 1 << level
         splitting = max(min(step, size - step), 0)  # nodes r < step with r + step < size
-        for start in range(0, splitting, _BATCH):
-            stop = min(start + _BATCH, splitting)
-            whole = nodes[start:stop]
-            turned = apply_automorphism(key, whole, (ring.degree >> level) + 1)
-            nodes[start + step : stop + step] = _divided_by_power(ring, ring.sub(whole, turned), step)
-            nodes[start:stop] = ring.add(whole, turned)
+        starts = range(0, splitting, _BATCH)
+        stops = [min(start + _BATCH, splitting) for start in starts]
+        halves = [(nodes[a:b], nodes[a + step : b + step]) for a, b in zip(starts, stops, strict=True)]
+        list(pool.map(partial(_split, ring, key, level), *zip(*halves, strict=True)) if halves else ())
     return nodes
+
+
+def _split(ring: Ring, key: SwitchKey, level: int, nodes: Words, odd: Words) -> None:
+    """Replaces nodes by their even halves and puts the odd ones into `odd`."""
+    turned = apply_automorphism(key, nodes, (ring.degree >> level) + 1)
+    odd[...] = _divided_by_power(ring, ring.sub(nodes, turned), 1 << level)
+    nodes[...] = ring.add(nodes, turned)
 
 
 def _divided_by_power(ring: Ring, x: Words, step: int) -> Words:

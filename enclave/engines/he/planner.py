@@ -45,7 +45,7 @@ STATISTICAL_BITS = 40
 _DEGREES = (4096, 8192, 16384)
 _PRIME_BITS = 50  # the kernels are several times as fast below 2^50
 _LEAST_PRIME_BITS = 24
-_BUTTERFLY_S = 1.5e-9  # CPU time of one butterfly of a transform, for comparing plans only
+_BUTTERFLY_S = 1e-9  # CPU time of one butterfly of a transform, for comparing plans only
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,11 +304,16 @@ class _Shape:
 
     def _parameters(self) -> Parameters | None:
         """The smallest primes that leave each error its share of the precision."""
-        # without key switching the noise does not depend on the primes; with it, only on their ratio to the special one
-        noise = self._noise_bound(None)
-        flood = self._flood_bits(noise) - 1 if self.finishing == FLOOD else 0
+        first = self._sized(self._noise_bound(None))
+        if first is None or first.special is None:
+            return first
+        # a special prime larger than the others makes less noise than was feared
+        return self._sized(self._noise_bound(first)) or first
+
+    def _sized(self, noise: float) -> Parameters | None:
+        flood = 2.0 ** (self._flood_bits(noise) - 1) if self.finishing == FLOOD else 0.0
         share = self.torus_bits - self.row_bits - math.log2(self.work.precision) + 2
-        total = math.ceil(math.log2(noise + 2.0**flood) + share)
+        total = math.ceil(math.log2(noise + flood) + share)
         z = deviations(self.statistical_bits, self.degree)
         back = math.ceil(math.log2(z * math.sqrt(dropping_variance(self.degree))) + share)
         sizes = _sizes(total, back) if self.finishing == FLOOD else _even(total)
