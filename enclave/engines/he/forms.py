@@ -30,7 +30,7 @@ __all__ = ["AFFINE_OPERATORS", "FINAL_OPERATORS", "Form", "PolynomialNetwork", "
 
 Floats = NDArray[np.float64]
 AFFINE_OPERATORS = ("linear", "conv2d", "affine", "add", "mul", "avg_pool2d", "flatten", "reshape", "concat")
-FINAL_OPERATORS = ("sigmoid", "softmax")
+FINAL_OPERATORS = ("sigmoid", "softmax", "tanh")
 MAX_ATOM = 1 << 14  # elements of an atom: forms of it are dense matrices
 MAX_FORM = 1 << 26  # elements of these matrices
 
@@ -71,6 +71,7 @@ class PolynomialNetwork:
     Attributes:
         forms: each made of the input and of earlier products; the last one is the output.
         products: product i is atom i + 1.
+        output_shape: of the architecture; the output form of a softmax has one element less on the last axis.
         final: the function that the buyer applies to what it has received, or "".
     """
 
@@ -107,12 +108,20 @@ class PolynomialNetwork:
         return tuple(zip(forms, products, strict=True))
 
 
-def read_network(architecture: Architecture, weights: Mapping[str, Floats] | None = None) -> PolynomialNetwork:
+def read_network(
+    architecture: Architecture, weights: Mapping[str, Floats] | None = None, units: Floats | None = None
+) -> PolynomialNetwork:
     """The forms and products of an architecture, with their numbers if there are weights.
+
+    A final sigmoid, softmax or tanh is left to the buyer, who can invert it; of a softmax the output is the logits less
+    the last one, which is all that the softmax tells.
+
+    Args:
+        units: the columns of the rows that will be scored are those of the architecture times these; [inputs].
 
     Raises: BadModel: a layer that is no polynomial of its inputs, naming it; or one that is too large for this engine.
     """
-    return _Reader(architecture, weights).read()
+    return _Reader(architecture, weights, units).read()
 
 
 class _Value:
@@ -127,8 +136,8 @@ class _Value:
 
 
 class _Reader:
-    def __init__(self, architecture: Architecture, weights: Mapping[str, Floats] | None) -> None:
-        self._architecture, self._weights = architecture, weights
+    def __init__(self, architecture: Architecture, weights: Mapping[str, Floats] | None, units: Floats | None) -> None:
+        self._architecture, self._weights, self._units = architecture, weights, units
         self._shapes = shapes(architecture)
         self._forms: list[Form] = []
         self._known: dict[str, int] = {}  # forms by the layer that they are values of
@@ -139,7 +148,7 @@ class _Reader:
         layers, final = list(self._architecture.layers), ""
         if len(layers) > 1 and layers[-1].op in FINAL_OPERATORS and layers[-1].inputs == (layers[-2].name,):
             final = layers.pop().op
-        values = {INPUT: self._atom(0, tuple(self._architecture.input_shape), "the input")}
+        values = {INPUT: self._input()}
         for layer in layers:
             if layer.op not in AFFINE_OPERATORS:
                 raise BadModel(
@@ -148,10 +157,19 @@ class _Reader:
                 )
             values[layer.name] = self._layer(layer, values)
         last = layers[-1].name
-        output = self._form(last, values[last])
+        if final == "softmax" and self._shapes[last][-1] == 1:
+            raise BadModel(f"layer {self._architecture.layers[-1].name!r} (softmax) of one output is always 1")
+        output = self._form(last, _differences(values[last]) if final == "softmax" else values[last])
         if output != len(self._forms) - 1:
             self._forms.append(self._forms[output])
         return PolynomialNetwork(self._sizes[0], tuple(self._forms), tuple(self._products), self._shapes[last], final)
+
+    def _input(self) -> _Value:
+        value = self._atom(0, tuple(self._architecture.input_shape), "the input")
+        value.alias = None
+        if value.parts is not None and self._units is not None:
+            value.parts[0] = value.parts[0] / self._units.reshape(-1, *(1,) * len(value.shape))
+        return value
 
     def _atom(self, atom: int, shape: Shape, layer: str) -> _Value:
         size = math.prod(shape)
@@ -215,6 +233,15 @@ class _Reader:
             self._known[name] = len(self._forms)
             self._forms.append(form)
         return self._known[name]
+
+
+def _differences(value: _Value) -> _Value:
+    """Each element less the last one of its axis, and without that."""
+    shape = (*value.shape[:-1], value.shape[-1] - 1)
+    if value.parts is None:
+        return _Value(shape, value.atoms, None, None)
+    parts = {atom: part[..., :-1] - part[..., -1:] for atom, part in value.parts.items()}
+    return _Value(shape, value.atoms, parts, value.bias[..., :-1] - value.bias[..., -1:])
 
 
 def _broadcast(value: _Value, shape: Shape) -> _Value:

@@ -7,7 +7,7 @@ value with its range: that is what depth costs.
 
     linear, square, linear       70 bits and 29 for the range: M of 2 primes of 50 bits, N = 8192
     two squares                 154 bits and 45 for the range: M of 4 primes, N = 16384
-    three, four squares         322 and 658 bits: M of 7 and 14 primes, N = 16384 and 32768
+    three, four squares         322 and 658 bits: M of 8 and 16 primes, N = 32768
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _DEGREES = (8192, 16384, 32768)
 _LEAST_PRIMES = 4  # of q: flooding has its 40 bits, and some more
 _ROW_BITS, _WEIGHT_BITS = 14, 14
 _MOST_WEIGHT_BITS = 20
-_RANGE_BITS = 27  # for the largest value and its sign
+_RANGE_BITS = (20, 27, 40, 66, 120)  # for the largest value and its sign, by levels of products
 _HINT = "hybrid or mpc would do: --engine hybrid, or --engine mpc"
 
 
@@ -100,17 +100,19 @@ def plan_network(network: PolynomialNetwork) -> NetworkPlan:
     Raises: BadModel: naming the layer that is too wide or too deep.
     """
     form_bits, atom_bits = _fractional(network, _ROW_BITS, _WEIGHT_BITS)
-    least = max(1, -(-(max(*form_bits, *atom_bits) + _RANGE_BITS) // _PRIME_BITS))
+    levels = len(network.stages()) - 1
+    range_bits = _RANGE_BITS[min(levels, len(_RANGE_BITS) - 1)]
+    least = max(1, -(-(max(*form_bits, *atom_bits) + range_bits) // _PRIME_BITS))
     for degree in _DEGREES:
         for moduli in range(least, MOST_BITS[degree] // _PRIME_BITS):
             primes = primes_of(degree, [_PRIME_BITS] * max(_LEAST_PRIMES, moduli + 1))
-            room = sum(math.log2(prime) for prime in primes[:moduli]) - _RANGE_BITS
+            room = sum(math.log2(prime) for prime in primes[:moduli]) - range_bits
             if max(*form_bits, *atom_bits) <= room and max(form.size for form in network.forms) <= degree:
                 weight_bits = _finest_weights(network, room)
                 form_bits, atom_bits = _fractional(network, _ROW_BITS, weight_bits)
                 parameters = checked("bfv", degree, primes)
                 return NetworkPlan(network, parameters, moduli, _ROW_BITS, weight_bits, form_bits, atom_bits)
-    raise _refusal(network, form_bits)
+    raise _refusal(network, form_bits, range_bits)
 
 
 def _finest_weights(network: PolynomialNetwork, room: float) -> int:
@@ -122,14 +124,14 @@ def _finest_weights(network: PolynomialNetwork, room: float) -> int:
     return _WEIGHT_BITS
 
 
-def _refusal(network: PolynomialNetwork, form_bits: tuple[int, ...]) -> BadModel:
+def _refusal(network: PolynomialNetwork, form_bits: tuple[int, ...], range_bits: int) -> BadModel:
     degree = _DEGREES[-1]
     room = (MOST_BITS[degree] // _PRIME_BITS - 1) * _PRIME_BITS - 1
     for form, bits in zip(network.forms, form_bits, strict=True):
         if form.size > degree:
             return BadModel(f"layer {form.layer!r} has {form.size} outputs, engine he takes {degree}", hint=_HINT)
-        if bits + _RANGE_BITS > room or form is network.output:
-            text = f"it needs numbers of {bits + _RANGE_BITS} bits, engine he has {room}"
+        if bits + range_bits > room or form is network.output:
+            text = f"it needs numbers of {bits + range_bits} bits, engine he has {room}"
             return BadModel(f"layer {form.layer!r} is too deep: {text}", hint=_HINT)
     raise AssertionError("a network has an output")
 

@@ -76,12 +76,18 @@ class NetworkRows:
     limit: float
 
 
-def predict_network(engine: HeEngine, plan: NetworkPlan, rows: Sequence[NetworkRows]) -> Protocol[Predictions]:
+def predict_network(
+    engine: HeEngine,
+    plan: NetworkPlan,
+    rows: Sequence[NetworkRows],
+    finish: Callable[[Floats], Floats] | None = None,
+) -> Protocol[Predictions]:
     """The network's outputs for all rows, sealed.
 
     Args:
         plan: with weights in its network at the buyer, without them elsewhere.
         rows: of every owner, in the order of their ranks.
+        finish: see `Predictions`.
 
     Raises: BadData: a row with a value beyond the declared limit.
     """
@@ -97,7 +103,7 @@ def predict_network(engine: HeEngine, plan: NetworkPlan, rows: Sequence[NetworkR
         shares = yield from together(*(network.chunk(part, start, stop) for part, stop in chunks))
         parts += [(part.rank, stop - start, share) for (part, stop), share in zip(chunks, shares, strict=True)]
     parts.sort(key=lambda part: part[0])
-    return Predictions(plan, moduli, engine.buyer, tuple(parts))
+    return Predictions(plan, moduli, engine.buyer, tuple(parts), finish)
 
 
 class _Network:

@@ -28,18 +28,23 @@ _LANES = 64
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Predictions:
-    """Sealed outputs: one part for each chunk of an owner's rows, with this rank's share [m, rows, outputs] or None."""
+    """Sealed outputs: one part for each chunk of an owner's rows, with this rank's share [m, rows, outputs] or None.
+
+    Attributes:
+        finish: what the buyer does to scores [rows, outputs] once it has them; None: nothing.
+    """
 
     plan: NetworkPlan
     moduli: Moduli
     buyer: int
     parts: tuple[tuple[int, int, Words | None], ...]  # owner, rows, share
+    finish: Callable[[Floats], Floats] | None = None
 
     def __repr__(self) -> str:
         return f"Predictions({sum(rows for _, rows, _ in self.parts)} rows)"
 
     def release(self, session: Session, name: str, to: int) -> Protocol[NDArray[Any] | None]:
-        """float64 [rows, *output shape] at the buyer, None elsewhere; a final sigmoid or softmax is not applied.
+        """float64 [rows, outputs] at the buyer, finished; None elsewhere.
 
         **Cost** one round; `release_bits` for each output. **Reveals** the outputs, to the buyer.
         """
@@ -54,7 +59,8 @@ class Predictions:
         if session.rank != to:
             return None
         parts = [self._joined(share, words) for (_, _, share), words in zip(self.parts, opened, strict=True)]
-        return np.concatenate(parts).reshape(-1, *self.plan.network.output_shape)
+        scores = np.concatenate(parts)
+        return scores if self.finish is None else self.finish(scores)
 
     def _cutter(self, share: Words | None) -> Callable[[], Words]:
         def cut() -> Words:

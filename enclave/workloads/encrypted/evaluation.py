@@ -10,11 +10,13 @@ What is not linear up to a final activation is for `networks`, what needs compar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from enclave.engines.he.counting import Tally
 from enclave.engines.he.engine import HeEngine, Releasable
 from enclave.engines.he.gram import FunctionalPlan, evaluate_functional, plan_functional, triangle
 from enclave.engines.he.linear import query_phases, send_weights
@@ -24,6 +26,8 @@ from enclave.engines.interface import Engine, Secret
 from enclave.errors import BadModel, BadSpec
 from enclave.messages import JobSpec
 from enclave.workloads.encrypted.affine import AffineForm, affine_form
+from enclave.workloads.encrypted.decisions import DecisionPlan, plan_decisions, tally_decisions, true_classes
+from enclave.workloads.encrypted.networks import check_polynomial, has_products, predict_polynomial
 from enclave.workloads.encrypted.rows import JobColumns, JobRows, encoding_key
 from enclave.workloads.inputs import Inputs
 from enclave.workloads.specification import row_holders
@@ -31,7 +35,7 @@ from enclave.workloads.specification import row_holders
 __all__ = ["check", "evaluate"]
 
 Floats = NDArray[np.float64]
-_OUTPUTS = ("predictions", "rmse", "mean_score")
+_OUTPUTS = ("predictions", "accuracy", "confusion", "rmse", "mean_score")
 
 
 def check(spec: JobSpec) -> None:
@@ -41,6 +45,9 @@ def check(spec: JobSpec) -> None:
         BadModel: a layer that is not linear, or an activation before an error; the text names it.
         BadSpec: an output that needs shares, joint standardisation, or ranges that no parameters have room for.
     """
+    if has_products(spec.architecture):
+        check_polynomial(spec)
+        return
     job = _Job.of(spec)
     for name in spec.outputs:
         job.plan(name)
@@ -48,6 +55,8 @@ def check(spec: JobSpec) -> None:
 
 def evaluate(engine: Engine, spec: JobSpec, inputs: Inputs) -> Mapping[str, Secret]:
     """The outputs by name, sealed: `HeEngine.open` releases them, as `outcome.finish` expects them."""
+    if has_products(spec.architecture):
+        return {"predictions": cast(Secret, predict_polynomial(cast(HeEngine, engine), spec, inputs))}
     run = _Evaluation(cast(HeEngine, engine), _Job.of(spec), inputs)
     return {name: cast(Secret, run.output(name)) for name in spec.outputs}
 
@@ -63,16 +72,18 @@ class _Job:
     def of(cls, spec: JobSpec) -> _Job:
         return cls(spec, affine_form(spec.architecture), JobColumns.of(spec))
 
-    def plan(self, output: str) -> ScoringPlan | FunctionalPlan:
+    def plan(self, output: str) -> ScoringPlan | FunctionalPlan | DecisionPlan:
         """The plan of one output."""
         if output == "predictions":
             return self.scoring()
+        if output in ("accuracy", "confusion"):
+            return plan_decisions(self.spec, self.columns, self.form)
         if output == "rmse":
             return self.squares()
         if output == "mean_score":
             return self.mean()
         raise BadSpec(
-            f"{output} needs comparisons or sorting, which engine he without a dealer has not; it has "
+            f"{output} needs sorting or products of shares, which engine he without a dealer has not; it has "
             f"{', '.join(_OUTPUTS)}",
             hint="name a dealer, or use --engine hybrid or --engine mpc",
         )
@@ -110,11 +121,19 @@ class _Evaluation:
         self._rows: JobRows | None = None
         if not engine.is_buyer and inputs.rows is not None:
             self._rows = JobRows(job.spec, job.columns, inputs.rows)
+        self._truth = true_classes(inputs, job.holders, engine.rank)
+
+    @cached_property
+    def _decisions(self) -> Tally:
+        job = self._job
+        return tally_decisions(self._engine, job.spec, job.columns, job.form, self._weights, self._rows)
 
     def output(self, name: str) -> Releasable:
         """One output, sealed."""
         found: Mapping[str, Callable[[], Releasable]] = {
             "predictions": self._predictions,
+            "accuracy": lambda: self._decisions.accuracy(self._truth),
+            "confusion": lambda: self._decisions.confusion(self._truth),
             "rmse": self._squares,
             "mean_score": self._mean,
         }
