@@ -94,8 +94,9 @@ def test_he_takes_a_dealer_only_where_it_must(backed: Buyer) -> None:
 
 
 def test_many_classes_without_a_dealer_are_refused(lonely: Buyer) -> None:
-    with pytest.raises(BadInput, match="accuracy"):
+    with pytest.raises(BadInput, match="two classes") as caught:
         lonely.quote_evaluate(linear(3), encoding=encoding(3), metrics=("accuracy",), engine="he", **GIVEN)
+    assert "dealer" in caught.value.hint
 
 
 def test_a_layer_that_he_cannot_compute_is_named(backed: Buyer) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from enclave.errors import BadInput, BadModel, PolicyRefused
+from enclave.errors import BadModel, PolicyRefused
 from enclave.leakage.report import LeakageReport
 from enclave.messages import Architecture, Layer
 from enclave.models import Model, dense_architecture, write_onnx
@@ -146,8 +146,6 @@ def test_refusals_leave_the_nodes_unharmed(fleet: Fleet, buyer: Buyer) -> None:
     with pytest.raises(BadModel, match=r"layer act0\S*: .* found relu") as refused:
         buyer.evaluate(fleet.root / "perceptron.onnx", metrics=["accuracy"], engine="he", **given)
     assert "hybrid or mpc would do" in refused.value.hint
-    with pytest.raises(BadInput, match="dealer"):
-        buyer.evaluate(fleet.root / "model.onnx", metrics=(), predictions=True, engine="he", deal_ahead=True, **given)
     result = buyer.evaluate(fleet.root / "perceptron.onnx", metrics=["accuracy"], engine="hybrid", **given)
     network = perceptron().weights
     hidden = np.maximum(X @ network["dense0.weight"] + network["dense0.bias"], 0)
