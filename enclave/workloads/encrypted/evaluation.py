@@ -10,7 +10,6 @@ What is not linear up to a final activation is for `networks`, what needs compar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import cast
 
 import numpy as np
@@ -121,19 +120,22 @@ class _Evaluation:
         self._rows: JobRows | None = None
         if not engine.is_buyer and inputs.rows is not None:
             self._rows = JobRows(job.spec, job.columns, inputs.rows)
+        self._tally: Tally | None = None
         self._truth = true_classes(inputs, job.holders, engine.rank)
 
-    @cached_property
     def _decisions(self) -> Tally:
+        """One for all outputs that count decisions."""
         job = self._job
-        return tally_decisions(self._engine, job.spec, job.columns, job.form, self._weights, self._rows)
+        if self._tally is None:
+            self._tally = tally_decisions(self._engine, job.spec, job.columns, job.form, self._weights, self._rows)
+        return self._tally
 
     def output(self, name: str) -> Releasable:
         """One output, sealed."""
         found: Mapping[str, Callable[[], Releasable]] = {
             "predictions": self._predictions,
-            "accuracy": lambda: self._decisions.accuracy(self._truth),
-            "confusion": lambda: self._decisions.confusion(self._truth),
+            "accuracy": lambda: self._decisions().accuracy(self._truth),
+            "confusion": lambda: self._decisions().confusion(self._truth),
             "rmse": self._squares,
             "mean_score": self._mean,
         }
