@@ -186,9 +186,7 @@ class EncodedRows:
         edges = self._edges[first : first + self._batch_blocks]
         found = None if self._kept is None else self._kept.get(first, len(edges))
         if found is None:
-            found = np.empty((len(edges), *self._shape), np.uint64)
-            for place, (start, stop) in enumerate(edges):
-                found[place] = self._encoded(start, stop)
+            found = self._encoded(*edges[0])[None] if len(edges) == 1 else self._several(edges)
             if self._kept is not None:
                 self._kept.put(first, found)
         return Batch(edges, found)
@@ -203,6 +201,12 @@ class EncodedRows:
 
     def __iter__(self) -> Iterator[Block]:
         return (self.block(index) for index in range(len(self)))
+
+    def _several(self, edges: Sequence[tuple[int, int]]) -> Words:
+        found = np.empty((len(edges), *self._shape), np.uint64)
+        for place, (start, stop) in enumerate(edges):
+            found[place] = self._encoded(start, stop)
+        return found
 
     def _encoded(self, start: int, stop: int) -> Words:
         with self._reading:
