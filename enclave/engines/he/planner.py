@@ -235,7 +235,7 @@ def _candidates(
             f"expected rows with at least {work.row_bits} fractional bits for a precision of {work.precision:g}, "
             f"found {row_bits}"
         )
-    least = math.floor(math.log2(work.largest_score) + row_bits) + 2
+    least = math.floor(math.log2(work.largest_score + work.precision) + row_bits) + 2
     if torus_bits is None:
         torus_bits = least
     elif torus_bits < least:

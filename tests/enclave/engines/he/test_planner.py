@@ -152,3 +152,25 @@ def test_deviations_are_those_of_a_tail_of_forty_bits() -> None:
     z = deviations(40, 8192)
     assert 8.5 < z < 9.0
     assert math.log2(2 * 8192) - z**2 / 2 / math.log(2) == pytest.approx(-40)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_any_plan_keeps_what_was_asked_for(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    work = LinearWork(
+        columns=int(2 ** rng.uniform(0, 10)),
+        row_magnitude=float(2 ** rng.uniform(-6, 10)),
+        weight_magnitude=float(2 ** rng.uniform(-6, 10)),
+        precision=float(2 ** rng.uniform(-4, 2)),
+        outputs=int(rng.integers(1, 5)),
+    )
+    finishing = (FLOOD, MASK)[seed % 2]
+    plan = plan_linear(work, finishing=finishing, expansion_s=float(rng.choice([0.0, 0.2, 30.0])))
+    assert plan.error <= work.precision and plan.deviation < plan.error
+    assert plan.hiding_bits >= 40 and plan.parameters.total_bits <= MOST_BITS[plan.parameters.degree]
+    # the largest score and all noise fit half the torus
+    room = 2.0 ** (plan.torus_bits - plan.row_bits - 1)
+    assert work.largest_score + work.precision < room
+    assert plan.expansion.count == work.columns * work.outputs
+    assert 1 <= plan.returned <= len(plan.parameters.primes)
+    assert plan.row_limit >= work.row_magnitude * 2**plan.row_bits
