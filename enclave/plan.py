@@ -11,7 +11,7 @@ busiest link, and local work is a constant per round and per byte. The constants
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +131,7 @@ def make_plan(
     *,
     engine: str = "mpc",
     has_dealer: bool = True,
-    rows: int = 0,
+    rows: Mapping[int, int] | None = None,
 ) -> Plan:
     """Runs `workload` on shapes and writes down its steps.
 

@@ -11,6 +11,7 @@ lists them as `statements`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
@@ -80,18 +81,29 @@ class _Matrices:
 class HybridEngine(MpcEngine):
     """`MpcEngine`, whose products of rows known to owners with weights known to the buyer are encrypted.
 
+    Weights that are shared are encrypted too, share by share, each under a key of its holder: such as a first layer
+    into which the standardisation of several owners' rows was folded. Only where rows are read once: a training masks
+    them once for all its epochs.
+
     Args:
-        rows: of the whole job, which decides between small queries and small answers; 0: each product stands alone.
+        rows: of the whole job by the rank that holds them, when each is read once; None: not known.
         always: encrypt even where masking rows would send less: rows must not leave their owner, and what cannot be
             encrypted is refused. Otherwise it is masked, as by `MpcEngine`.
     """
 
     def __init__(
-        self, session: Session, frac_bits: int, network: str = "lan", rows: int = 0, *, always: bool = False
+        self,
+        session: Session,
+        frac_bits: int,
+        network: str = "lan",
+        rows: Mapping[int, int] | None = None,
+        *,
+        always: bool = False,
     ) -> None:
         super().__init__(session, frac_bits, network)
-        self._rows, self._always = rows, always
-        self._encrypted = EncryptedWeights(session, frac_bits)
+        self._rows, self._always = dict(rows or {}), always
+        receivers = tuple(sorted(self._rows)) or tuple(range(session.parties))
+        self._encrypted = EncryptedWeights(session, frac_bits, receivers)
         self._statements: dict[Hiding, None] = {}
 
     @property
@@ -100,29 +112,38 @@ class HybridEngine(MpcEngine):
         return tuple(self._statements)
 
     def _product(self, op: Bilinear, x: RingTensor, y: RingTensor, lazy: bool = False) -> RingTensor:
+        y = self._operand(y)
         product = self._eligible(op, x, y)
         packing = None if product is None else self._packing(product, x, y)
         if product is None or packing is None:
             return super()._product(op, x, y, lazy)
         self._statements[hiding(self._here)] = None
-        (weights,) = y.parts
-        plain = None if weights.plain is None else product.of_weights(weights.plain)
+        plain = y.parts[0].plain if len(y.parts) == 1 else y.share
+        weights = None if plain is None or self.session.blank else product.of_weights(plain)
         parts = [product.of_part(part) for part in x.parts]
-        share = self._run(self._encrypted.product((y, op), packing, parts, plain, weights.holder))
+        share = self._run(self._encrypted.product((y, op), packing, parts, weights, self._holders(y)))
         shape = op.shape(x.shape, y.shape)
         bits = x.frac_bits + y.frac_bits
         found = self._new(self.session.local(product.result, shape, share), shape, bits, pending=True)
         return found if lazy else self._operand(found)
 
+    def _holders(self, weights: RingTensor) -> tuple[int, ...]:
+        """Who knows the weights, or has a share of them."""
+        return (weights.parts[0].holder,) if len(weights.parts) == 1 else tuple(range(self.session.parties))
+
     def _eligible(self, op: Bilinear, x: RingTensor, y: RingTensor) -> _Matrices | None:
-        """The product as one of matrices, if each row and all weights are known to somebody, and not all to one."""
+        """The product as one of matrices, if each row is known to somebody, and not all there is to one."""
         if not isinstance(op, MatMul | Conv2d) or not x.parts or x.frac_bits != self._frac_bits:
             return None
-        if len(y.parts) != 1 or y.frac_bits != self._frac_bits:
-            self._mask("weights that are the buyer's own")
+        if y.frac_bits != self._frac_bits:
+            self._mask(f"weights of {self._frac_bits} fractional bits")
         elif op.transpose_x if isinstance(op, MatMul) else op.groups != 1:
             self._mask("rows as they are, in one group of channels")
-        elif any(part.holder != y.parts[0].holder for part in x.parts):
+        elif len(y.parts) != 1 and not (self._rows or self._always):
+            return None  # read again and again
+        elif any(part.holder not in self._encrypted.receivers for part in x.parts):
+            self._mask("rows of those who bring the job's rows")
+        elif any((part.holder,) != self._holders(y) for part in x.parts):
             return _Matrices(op, x.shape, y.shape)
         return None
 
@@ -137,13 +158,15 @@ class HybridEngine(MpcEngine):
 
     def _packing(self, product: _Matrices, x: RingTensor, y: RingTensor) -> MatrixPacking | None:
         """Chosen from shapes alone; None: masking is better, or must do."""
-        known = self._encrypted.packing((y, product.op))
+        holders = self._holders(y)
+        known = self._encrypted.packing((y, product.op), holders)
         if known is not None:
             return known
         encrypted, others = self._encrypted, self.session.parties - 1
         n, inputs, outputs = product.matrix
-        uses = max(1, -(-self._rows // x.shape[0]))
-        query, answer = others * encrypted.query_bytes, encrypted.answer_bytes
+        uses = max(1, -(-sum(self._rows.values()) // x.shape[0]))
+        query = encrypted.query_bytes * sum(len(encrypted.others(holder)) for holder in holders)
+        answer = encrypted.answer_bytes * (1 if len(holders) == 1 else others)
         degree = encrypted.parameters.degree
         if outputs > degree:
             self._mask(f"at most {degree} outputs, found {outputs}")
@@ -163,13 +186,15 @@ def _cheapest(degree: int, rows: int, inputs: int, outputs: int, price: float) -
     return MatrixPacking.cheapest(degree, rows, inputs, outputs, price)
 
 
-def engine_for(engine: str, session: Session, frac_bits: int, network: str = "lan", rows: int = 0) -> Engine:
+def engine_for(
+    engine: str, session: Session, frac_bits: int, network: str = "lan", rows: Mapping[int, int] | None = None
+) -> Engine:
     """The engine of a job, as its specification names it.
 
     Args:
         engine: "mpc"; "hybrid", which encrypts what is cheaper so; "he", which encrypts whatever rows and weights meet
             and, without a dealer, opens nothing but its outputs.
-        rows: of the whole job, by which packings are chosen; 0: unknown.
+        rows: of the whole job by rank, if each is read once, see `HybridEngine`.
     """
     if engine == "mpc":
         return cast(Engine, MpcEngine(session, frac_bits, network))

@@ -42,7 +42,14 @@ def job_engine(spec: JobSpec, session: Session) -> Engine:
     """The engine that a job names, on a session of one of its parties."""
     from enclave.engines.hybrid import engine_for
 
-    return engine_for(spec.engine, session, spec.frac_bits, spec.network, spec.rows)
+    return engine_for(spec.engine, session, spec.frac_bits, spec.network, _read_once(spec))
+
+
+def _read_once(spec: JobSpec) -> dict[int, int]:
+    """Rows by rank, where a job reads each of them once; a training reads them again and again."""
+    from enclave.workloads import row_holders
+
+    return dict(row_holders(spec)) if spec.kind == "evaluate" else {}
 
 
 def run_on(engine: Any, spec: JobSpec) -> bytes:
@@ -71,7 +78,7 @@ def sealed_plan(spec: JobSpec) -> Seal:
             spec.network,
             engine=spec.engine,
             has_dealer=spec.has_dealer,
-            rows=spec.rows,
+            rows=_read_once(spec),
         )
     except (ArithmeticError, ValueError, MemoryError, RecursionError) as error:
         # Sizes and constants come from the specification: one that breaks the arithmetic is at fault itself.

@@ -83,13 +83,18 @@ class _Query:
 
 @dataclass(slots=True)
 class EncryptedWeights:
-    """Products of rows known to owners with weights known to one rank, in a session."""
+    """Products of rows known to owners with weights known to one rank, or shared, in a session.
+
+    Args:
+        receivers: the ranks that may have rows, and get encrypted weights.
+    """
 
     session: Session
     frac_bits: int
+    receivers: tuple[int, ...]
     parameters: Parameters = field(default_factory=parameters)
     _keys: dict[int, _Keys] = field(default_factory=dict)
-    _queries: dict[Hashable, _Query] = field(default_factory=dict)
+    _queries: dict[tuple[Hashable, int], _Query] = field(default_factory=dict)
 
     @property
     def bits(self) -> int:
@@ -97,13 +102,8 @@ class EncryptedWeights:
         return returned_bits(self.parameters.degree, self.frac_bits)
 
     @property
-    def key_bytes(self) -> int:
-        """Of a public key on the wire."""
-        return 8 * self._words(())
-
-    @property
     def query_bytes(self) -> int:
-        """Of one ciphertext of weights on the wire, to one party."""
+        """Of one ciphertext of weights on the wire, to one party; a public key takes as much."""
         return 8 * self._words(())
 
     @property
@@ -111,34 +111,48 @@ class EncryptedWeights:
         """Of one ciphertext that comes back."""
         return 8 * returned_words(self.parameters.ring(), (), self.bits)
 
-    def packing(self, name: Hashable) -> MatrixPacking | None:
+    def others(self, holder: int) -> tuple[int, ...]:
+        """Who gets encrypted weights of this rank."""
+        return tuple(rank for rank in self.receivers if rank != holder)
+
+    def packing(self, name: Hashable, holders: Sequence[int]) -> MatrixPacking | None:
         """How the weights called `name` were sent; None: not yet."""
-        return self._queries[name].packing if name in self._queries else None
+        query = self._queries.get((name, holders[0]))
+        return None if query is None else query.packing
 
     def product(
-        self, name: Hashable, packing: MatrixPacking, rows: Sequence[Part], weights: Tensor, buyer: int
+        self, name: Hashable, packing: MatrixPacking, rows: Sequence[Part], weights: Tensor, holders: Sequence[int]
     ) -> Protocol[Tensor]:
         """Shares of rows @ weights modulo 2^64, uint64 [n, outputs], not truncated.
 
         Args:
             name: of the weights; what was sent under it is used again, in its own packing.
             rows: matrices of packing.inputs columns, stacked; each known to its holder.
-            weights: uint64 [inputs, outputs] at `buyer`, ignored elsewhere.
+            weights: uint64 [inputs, outputs] at each of `holders`, whose sum is meant; ignored elsewhere.
 
-        **Cost** one round, two for new weights; `query_bytes` each ciphertext to every other party, `answer_bytes`
-        each answer, from the rows' holder to the buyer; nothing for rows of the buyer's own. No dealer.
-        **Reveals** nothing: weights are encrypted under the buyer's key (RLWE); for answers see `shares.to_shares`.
+        **Cost** one round, two for new weights. From each holder to each other receiver `query_bytes` for its key and
+        for each ciphertext, once; from the rows' holder to each holder of weights `answer_bytes` for each answer;
+        nothing where both are one. No dealer.
+        **Reveals** nothing: weights are encrypted under their holder's key (RLWE); for answers see `to_shares`.
         """
-        yield from self._sent(name, packing, weights, buyer)
-        query = self._queries[name]
-        shares = yield from together(*(self._block(part, query, weights, buyer) for part in rows))
-        total = (sum(part.shape[0] for part in rows), packing.outputs)
-        return shares[0] if len(rows) == 1 else self.session.local(lambda *s: np.concatenate(s), total, *shares)
+        yield from together(*(self._sent((name, holder), packing, weights, holder) for holder in holders))
+        pieces = yield from together(*(self._block(part, (name, h), weights, h) for part in rows for h in holders))
+        n, each = sum(part.shape[0] for part in rows), len(holders)
+
+        def stacked(*found: Array) -> Array:
+            sums = [sum(found[i + 1 : i + each], found[i]) for i in range(0, len(found), each)]
+            return sums[0] if len(sums) == 1 else np.concatenate(sums)
+
+        return self.session.local(stacked, (n, packing.outputs), *pieces)
 
     # ---- weights
-    def _sent(self, name: Hashable, packing: MatrixPacking, weights: Tensor, buyer: int) -> Protocol[None]:
-        """Sends the buyer's public key and these weights, unless that was done before."""
+    def _sent(self, name: tuple[Hashable, int], packing: MatrixPacking, weights: Tensor, buyer: int) -> Protocol[None]:
+        """Sends the public key of `buyer`, who knows the weights, and these, unless that was done before."""
         if name in self._queries:
+            return
+        others = self.others(buyer)
+        if not others:
+            self._queries[name] = _Query(packing)
             return
         fresh = buyer not in self._keys
         keys = self._keys.setdefault(buyer, _Keys())
@@ -157,7 +171,6 @@ class EncryptedWeights:
 
         values = [session.local(lambda: self._public(keys), (self._words(()),))] if fresh else []
         values.append(session.local(encrypted, (self._words(shape),)))
-        others = [rank for rank in range(session.parties) if rank != buyer]
         labels = ["he:key", "he:weights"][-len(values) :]
         items = [
             Item(label, value, sender=buyer, to=rank)
@@ -166,7 +179,7 @@ class EncryptedWeights:
         ]
         opened = yield items
         query = self._queries[name] = _Query(packing)
-        if session.rank is not None and session.rank != buyer:
+        if session.rank in others:
             place = others.index(session.rank) * len(values)
             own = opened[place : place + len(values)]
             assert keys.seed is not None
@@ -196,8 +209,9 @@ class EncryptedWeights:
         return packed_words(primes, (*lead, len(primes), self.parameters.degree))
 
     # ---- rows
-    def _block(self, part: Part, query: _Query, weights: Tensor, buyer: int) -> Protocol[Tensor]:
-        session, packing, rows = self.session, query.packing, part.shape[0]
+    def _block(self, part: Part, name: tuple[Hashable, int], weights: Tensor, buyer: int) -> Protocol[Tensor]:
+        query, session, rows = self._queries[name], self.session, part.shape[0]
+        packing = query.packing
         shape = (rows, packing.outputs)
         if part.holder == buyer:
             return session.local(lambda: self._own(part, weights, shape, buyer), shape)

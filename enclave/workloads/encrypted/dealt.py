@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enclave.errors import BadModel, BadSpec
 from enclave.messages import Architecture, JobSpec
+from enclave.models.graph import INPUT
 
 __all__ = ["check_dealt", "check_polynomial"]
 
@@ -23,6 +24,29 @@ def check_dealt(spec: JobSpec) -> None:
             hint="leave the dealer out, or train under hybrid or mpc",
         )
     check_polynomial(spec.architecture)
+    _check_first(spec)
+
+
+def _check_first(spec: JobSpec) -> None:
+    """Rows meet encrypted weights and nothing else: any other step on them would send them out under a mask."""
+    rows, readers = {INPUT}, []
+    for layer in spec.architecture.layers:
+        if rows & {*layer.inputs}:
+            if layer.op in ("flatten", "reshape"):
+                rows.add(layer.name)
+                continue
+            readers.append(layer)
+            if layer.op not in ("linear", "conv2d"):
+                raise BadModel(
+                    f"layer {layer.name}: engine he multiplies rows with weights first, found {layer.op}",
+                    hint="hybrid or mpc would do: --engine hybrid, or --engine mpc",
+                )
+    folds = len(readers) == 1 and readers[0].op == "linear" and len(spec.architecture.input_shape) == 1
+    if spec.encoding.standardise and len(spec.datasets) > 1 and not folds:
+        raise BadModel(
+            f"layer {readers[0].name}: engine he standardises rows of several parties in one first linear layer alone",
+            hint="standardise beforehand, or use --engine hybrid or --engine mpc",
+        )
 
 
 def check_polynomial(architecture: Architecture) -> None:

@@ -24,7 +24,7 @@ from enclave.messages import JobSpec
 from enclave.models import dense_architecture
 from enclave.models.lenet import lenet_architecture
 from enclave.plan import Plan, make_plan
-from enclave.workloads import Inputs, Result, finish, release, run
+from enclave.workloads import Inputs, Result, finish, release, row_holders, run
 from tests.enclave.workloads.made_jobs import ArrayRows, NamedWeights, classes, holders, job, result
 from tests.enclave.workloads.ranks import at_every_rank
 
@@ -80,6 +80,14 @@ def test_products_are_those_of_integers(layout: str, shape: tuple[int, int]) -> 
     _close(found, _fixed(np.concatenate([x for _, x in rows])) @ _fixed(weights))
 
 
+@pytest.mark.parametrize("parties", [2, 3])
+def test_shared_weights(parties: int) -> None:
+    """Each rank's share of them goes encrypted: its own rows with its own share need nothing."""
+    x, w = [(rank, RNG.normal(size=(20, 6))) for rank in range(parties - 1)], RNG.normal(size=(6, 2))
+    found = _product(parties, x, w, parties - 1, lambda e, x, w: e.matmul(x, e.add(w, np.zeros((6, 2))), lazy=True))
+    _close(found, _fixed(np.concatenate([part for _, part in x])) @ _fixed(w))
+
+
 def test_transposed_weights() -> None:
     x, w = RNG.normal(size=(20, 6)), RNG.normal(size=(4, 6))
     found = _product(2, [(0, x)], w, 1, lambda e, x, w: e.matmul(x, w, transpose_y=True, lazy=True))
@@ -111,6 +119,8 @@ def test_large_products_wrap_as_words_do() -> None:
 
 
 def _planned(rows: int, block: int, inputs: int, outputs: int, engine: str, parties: int = 2) -> Plan:
+    """All rows are the first party's, weights the last one's; those between could have rows too."""
+
     def workload(planned: Engine) -> None:
         weights = planned.private(None, (inputs, outputs), parties - 1)
 
@@ -124,7 +134,9 @@ def _planned(rows: int, block: int, inputs: int, outputs: int, engine: str, part
             if rows % block:
                 body(rows % block)
 
-    return make_plan(parties, 20, workload, engine=engine, rows=rows)
+    return make_plan(
+        parties, 20, workload, engine=engine, rows={rank: rows if rank == 0 else 0 for rank in range(parties - 1)}
+    )
 
 
 def _bytes(plan: Plan) -> int:
@@ -181,15 +193,31 @@ def test_too_many_ciphertexts_of_weights_are_masked_or_refused() -> None:
         _planned(10_000, 5_000, 3, 4097, "he")
 
 
-def test_weights_that_are_nobodys_are_masked_or_refused() -> None:
+def test_a_training_masks_its_rows_once() -> None:
+    """Shared weights change from batch to batch; the rows do not."""
+
     def workload(engine: HybridEngine) -> None:
         x, w = engine.private(None, (9, 4), 0), engine.private(None, (4, 1), 1)
         engine.matmul(x, engine.add(w, 1.0))
 
-    workload(HybridEngine(Recorder(2), 20))
-    with pytest.raises(BadSpec, match="expected weights that are the buyer's own") as caught:
-        workload(HybridEngine(Recorder(2), 20, always=True))
+    training = HybridEngine(Recorder(2), 20)
+    workload(training)
+    assert not training.statements
+    evaluation = HybridEngine(Recorder(2), 20, always=True)
+    workload(evaluation)
+    assert evaluation.statements
+
+
+def test_rows_that_cannot_be_encrypted_do_not_leave() -> None:
+    engine = HybridEngine(Recorder(3), 20, rows={0: 9}, always=True)
+    x, w = engine.private(None, (9, 4), 0), engine.private(None, (9, 1), 2)
+    with pytest.raises(BadSpec, match="expected rows as they are") as caught:
+        engine.matmul(x, w, transpose_x=True)
     assert caught.value.hint == "engine hybrid or mpc would do"
+    with pytest.raises(BadSpec, match="expected weights of 20 fractional bits"):
+        engine.matmul(x, engine.private(None, (4, 1), 2, integer=True))
+    with pytest.raises(BadSpec, match="those who bring the job's rows"):
+        engine.matmul(engine.private(None, (9, 4), 1), engine.private(None, (4, 1), 2))
 
 
 def test_the_choice_of_engines() -> None:
@@ -203,7 +231,7 @@ def test_the_choice_of_engines() -> None:
 
 
 def _opened(session: Session, spec: JobSpec, inputs: Inputs, engine: str) -> Any:
-    found = engine_for(engine, session, spec.frac_bits, spec.network, spec.rows)
+    found = engine_for(engine, session, spec.frac_bits, spec.network, dict(row_holders(spec)))
     opened = release(found, spec, run(found, spec, inputs), Permit(spec.job_id, spec.outputs))
     if session.rank is None:
         assert cast(HybridEngine, found).statements
@@ -237,6 +265,17 @@ def test_logistic_regression_over_owners(owners: tuple[int, ...]) -> None:
     np.testing.assert_allclose(found.predictions, clear.predictions, atol=1e-4)
     assert clear.confusion is not None and found.confusion is not None
     assert found.confusion.tolist() == clear.confusion.tolist()
+
+
+def test_rows_standardised_over_owners() -> None:
+    """The moments go into the first layer's weights, which are shared then: rows still leave in no form."""
+    x, y = load_breast_cancer(return_X_y=True)
+    weights = {"dense0.weight": np.random.default_rng(0).normal(size=(30, 1)), "dense0.bias": np.array([-0.3])}
+    spec = job(x, classes(2), dense_architecture(30, [], 1), ("accuracy", "auc"), owners=(69, 500), standardise=True)
+    rows = holders(spec, x, y)
+    clear, found = result(spec, rows, weights), _hybrid(spec, rows, weights)
+    assert found.accuracy == pytest.approx(clear.accuracy, abs=0.003)
+    assert found.auc == pytest.approx(clear.auc, abs=1e-3)
 
 
 def test_a_perceptron() -> None:

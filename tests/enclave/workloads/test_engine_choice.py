@@ -58,3 +58,24 @@ def test_an_encrypted_training_takes_no_dealer() -> None:
     training = Training("logistic", 1, 5, 0.1)
     with pytest.raises(BadSpec, match="takes no dealer"):
         check_spec(dealt(dense_architecture(3, [], 1), "model", training=training))
+
+
+def test_rows_meet_weights_first() -> None:
+    layers = (Layer("mul", "square", ("input", "input")), Layer("linear", "last", ("square",), ("a",)))
+    with pytest.raises(BadModel, match="layer square: engine he multiplies rows with weights first, found mul"):
+        check_spec(dealt(Architecture((3,), layers, (TensorType("a", (3, 1)),))))
+    flat = (Layer("flatten", "flat", ("input",)), Layer("linear", "last", ("flat",), ("a",)))
+    check_spec(dealt(Architecture((3,), flat, (TensorType("a", (3, 1)),))))
+
+
+def test_rows_of_several_owners_are_standardised_in_a_linear_layer_alone() -> None:
+    check_spec(dealt(dense_architecture(3, [], 1), owners=(4, 6), standardise=True))
+    twice = (
+        Layer("linear", "one", ("input",), ("a",)),
+        Layer("linear", "two", ("input",), ("a",)),
+        Layer("add", "last", ("one", "two")),
+    )
+    network = Architecture((3,), twice, (TensorType("a", (3, 1)),))
+    with pytest.raises(BadModel, match="standardises rows of several parties in one first linear layer alone"):
+        check_spec(dealt(network, owners=(4, 6), standardise=True))
+    check_spec(dealt(network, standardise=True))
