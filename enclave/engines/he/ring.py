@@ -128,6 +128,8 @@ class Ring:
         """Signed integers [..., N], int64 (or smaller) or Python's own of any size -> residues [..., k, N]."""
         if v.shape[-1:] != (self.degree,):
             raise BadInput(f"expected {self.degree} coefficients, found shape {v.shape}")
+        if v.dtype != object and v.dtype.kind not in "iub":
+            raise BadInput(f"expected integers, found {v.dtype}")
         if v.dtype == object or v.dtype == np.uint64:
             rows = [(v % p).astype(np.uint64) for p in (self.primes if v.dtype == object else self._tables.primes)]
             return np.stack(rows, axis=-2)
@@ -160,6 +162,8 @@ class Ring:
         """
         if rows.ndim != 2 or len(rows) > self.degree or not 0 <= bits <= 62:
             raise BadInput(f"expected at most {self.degree} rows and 62 bits, found shape {rows.shape} and {bits} bits")
+        if rows.dtype.kind not in "fiub" or rows.dtype == np.uint64:
+            raise BadInput(f"expected integers that int64 holds or floating point numbers, found {rows.dtype}")
         rows = rows.astype(np.float64 if rows.dtype.kind == "f" else np.int64, copy=False)
         try:
             return kernels.encode_rows(self._tables, rows, bits)
