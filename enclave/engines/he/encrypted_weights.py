@@ -49,9 +49,18 @@ def multiply(ring: Ring, packing: MatrixPacking, rows: NDArray[np.int64], querie
     """
     found = []
     for start in range(0, len(rows), packing.block_rows):
-        (columns,) = packing.rows(rows[start : start + packing.block_rows])
-        found.append(ring.intt(ring.dot(ring.encode(columns), queries)))
+        columns = ring.encode_rows(_arranged(packing, rows[start : start + packing.block_rows]))
+        found.append(ring.intt(ring.dot(columns, queries)))
     return np.stack(found)
+
+
+def _arranged(packing: MatrixPacking, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`packing.rows` of one block, coefficients first, [at most N, groups]: as `encode_rows` takes them."""
+    n, group, groups = len(rows), packing.group, packing.groups
+    padded = np.pad(rows, ((0, 0), (0, group * groups - packing.inputs))).reshape(n, groups, group)
+    spaced = np.zeros((n, packing.outputs * group, groups), np.int64)
+    spaced[:, :group] = padded[:, :, ::-1].swapaxes(1, 2)
+    return spaced.reshape(-1, groups)
 
 
 def noise_deviation(ring: Ring, packing: MatrixPacking, row_bits: float) -> float:
