@@ -18,8 +18,8 @@ through the gate: no decryption, with its noise, is ever shown.
 **Scales** All plaintext constants are chosen such that weights have scale 2^WEIGHT_BITS at top and bottom alike. The
 rows are multiplied by kappa with kappa^4 = c5: the polynomial is then monic, and z stays below 1 on the interval.
 
-**Wrapping** A coefficient of the refreshed phase is at most scale * max|w| (and noise), so a refresh changes one
-with probability below N 2^WEIGHT_BITS max|w| / q: `wrap_bits` states it for weights below 2^MAGNITUDE_BITS.
+**Wrapping** 2 D coefficients of a refreshed phase reach scale * max|w|, the others are noise: one refresh wraps with
+probability below 2 D 2^WEIGHT_BITS max|w| / q. `wrap_bits` states it for weights below 2^MAGNITUDE_BITS.
 
 **Cost** keys: 2 rounds; 2 rounds a step and one for the last; the truncation. Bytes: `evaluation_keys.key_bytes` and
 per step 4 polynomials at the bottom from each owner, one of the whole chain to each.
@@ -62,11 +62,22 @@ from enclave.engines.mpc.session import Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Blank
 from enclave.errors import BadSpec
 
-__all__ = ["MOST_MEMORY_BYTES", "RELEASED_BITS", "Trained", "memory_bytes", "parameters_of", "train", "wrap_bits"]
+__all__ = [
+    "MOST_MEMORY_BYTES",
+    "RELEASED_BITS",
+    "Trained",
+    "check",
+    "memory_bytes",
+    "parameters_of",
+    "train",
+    "wrap_bits",
+]
 
-MAGNITUDE_BITS = 20
+MAGNITUDE_BITS = 16
+LEAST_WRAP_BITS = 40
 RELEASED_BITS = 20  # most fractional bits of a released weight
 MOST_MEMORY_BYTES = 4 << 30
+_NOISE_BITS = 40  # of a coefficient, generously
 _FINE_BITS = 16  # fractional bits of the shares below those that are released
 
 
@@ -74,16 +85,18 @@ _FINE_BITS = 16  # fractional bits of the shares below those that are released
 def parameters_of(loss: str) -> Parameters:
     """The chain of a loss: one level for a product; for the logistic loss three for the polynomial and one for the
     gradient as well."""
-    degree, bits = (16384, [60, 60, 40, 40, 40, 40, 40]) if loss == "logistic" else (8192, [55, 55, 45])
+    degree, bits = (16384, [60, 60, 40, 40, 40, 40, 40]) if loss == "logistic" else (8192, [58, 58, 40])
     *data, special = primes_of(degree, [*bits, 60])
     return checked("ckks", degree, data, special)
 
 
 def wrap_bits(problem: Problem) -> float:
     """-log2 of the chance that any refresh, or the release, wraps a coefficient, for weights below 2^MAGNITUDE_BITS."""
-    low = parameters_of(problem.loss).ring().lower(BOTTOM)
-    coefficients = low.degree * problem.steps
-    return math.log2(low.modulus) - WEIGHT_BITS - MAGNITUDE_BITS - math.log2(coefficients)
+    parameters = parameters_of(problem.loss)
+    low, period = parameters.ring().lower(BOTTOM), Period.of(problem.columns, parameters.degree // 2)
+    # 2 D coefficients hold a vector of period D, the others noise alone
+    sums = 2.0 * period.size * 2.0 ** (WEIGHT_BITS + MAGNITUDE_BITS) + low.degree * 2.0**_NOISE_BITS
+    return math.log2(low.modulus) - math.log2(problem.steps * sums)
 
 
 def memory_bytes(problem: Problem) -> int:
@@ -94,6 +107,22 @@ def memory_bytes(problem: Problem) -> int:
         return 0 if problem.exact else period.size * 8 * parameters.degree * len(parameters.primes)
     blocks = max(period.blocks(rows + problem.pseudo_rows(i)) for i, rows in enumerate(problem.rows))
     return blocks * period.size * 8 * parameters.degree * (len(parameters.primes) + RowSteps.GRADIENT_PRIMES)
+
+
+def check(problem: Problem) -> None:
+    """Raises BadSpec for a training that the chain, or the memory of an owner, has no room for."""
+    if memory_bytes(problem) > MOST_MEMORY_BYTES:
+        raise BadSpec(
+            f"the encoded rows of an owner would take {memory_bytes(problem) >> 20} MiB, at most "
+            f"{MOST_MEMORY_BYTES >> 20} are kept: too many rows and columns for a training under encryption",
+            hint="hybrid or mpc would do",
+        )
+    if wrap_bits(problem) < LEAST_WRAP_BITS:
+        raise BadSpec(
+            f"a training of {problem.steps} steps would wrap once in 2^{wrap_bits(problem):.1f}, expected at most once "
+            f"in 2^{LEAST_WRAP_BITS}",
+            hint="ask for fewer steps, or hybrid or mpc would do",
+        )
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -143,12 +172,7 @@ def train(
     """
     if len(problem.rows) != engine.parties - 1:
         raise BadSpec(f"expected rows of {engine.parties - 1} owners, found {len(problem.rows)}")
-    if memory_bytes(problem) > MOST_MEMORY_BYTES:
-        raise BadSpec(
-            f"the encoded rows of an owner would take {memory_bytes(problem) >> 20} MiB, at most "
-            f"{MOST_MEMORY_BYTES >> 20} are kept: too many rows and columns for a training under encryption",
-            hint="hybrid or mpc would do",
-        )
+    check(problem)
     frac_bits = min(engine.frac_bits, RELEASED_BITS)
     shares = _solved if problem.exact else _descended
     with engine.stage("training"):
