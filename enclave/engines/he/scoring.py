@@ -39,13 +39,17 @@ from enclave.engines.he.sampling import Source
 from enclave.engines.he.wire import pack_bits, unpack_bits
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Blank
-from enclave.errors import BadInput, RangeExceeded
+from enclave.errors import BadInput, BadSpec, RangeExceeded
 
 __all__ = ["RANGE", "Answer", "Scores", "ScoringPlan", "plan_scoring", "score"]
 
 Floats = NDArray[np.float64]
 _LANES = 64  # values that `pack_bits` packs together
 _EXPANSION_S = 30.0  # CPU time of an owner that a smaller upload is worth
+_BYTE_S = 8e-8  # 100 Mbit/s
+_BLOCK_S = 5e-4  # CPU time of protecting one block
+_STRIDE = 16  # the largest where rows fill many blocks
+_LARGEST_DEGREE = 16384
 _C0_CUT_BITS = 4  # what c0 is coarser: its rounding adds up over no secret, that of c1 over all of it
 RANGE = 4.0  # the torus in units of the largest score that declared ranges allow: half of it is never reached
 
@@ -84,7 +88,9 @@ class ScoringPlan:
 
 
 def plan_scoring(columns: int, outputs: int, rows: int, frac_bits: int, magnitude: float) -> ScoringPlan:
-    """The plan with the least upload for the owner with most rows.
+    """The plan that takes least time on a slow network for the owner with most rows.
+
+    Larger strides need fewer ciphertexts up and more bytes a row back; expansion needs few and takes time.
 
     Args:
         columns: of a row, the constant one of a bias among them.
@@ -94,10 +100,17 @@ def plan_scoring(columns: int, outputs: int, rows: int, frac_bits: int, magnitud
 
     Raises: BadSpec: no parameters of 128 bits of security have room for it.
     """
-    plans = [_planned(columns, outputs, frac_bits, magnitude, 1)]
-    if (stride := Packing.fitting(plans[0].packing.degree, columns, rows).stride) > 1:
-        plans.append(_planned(columns, outputs, frac_bits, magnitude, stride))
-    return min(plans, key=lambda plan: plan.query.words + plan.query.key_words)
+    if not magnitude * 2.0**frac_bits < 2.0**61:
+        raise BadSpec(f"expected rows below 2^61 with {frac_bits} fractional bits, found {magnitude:g}")
+    widest = max(Packing.fitting(_LARGEST_DEGREE, columns, rows).stride, min(_STRIDE, columns))
+    plans = [_planned(columns, outputs, frac_bits, magnitude, 1 << i) for i in range(widest.bit_length())]
+
+    def cost_s(plan: ScoringPlan) -> float:
+        words = plan.query.words + plan.query.key_words + plan.words(rows)
+        blocks = len(plan.packing.blocks(rows)) * outputs
+        return 8 * words * _BYTE_S + plan.work.expansion_s + blocks * _BLOCK_S
+
+    return min(plans, key=cost_s)
 
 
 @lru_cache(maxsize=64)
