@@ -46,6 +46,7 @@ import numpy as np
 
 from enclave.engines.he.engine import HeEngine, Keys
 from enclave.engines.he.keys import PublicKey
+from enclave.engines.he.linear import side_by_side
 from enclave.engines.he.planner import Hiding
 from enclave.engines.he.ring import Words
 from enclave.engines.he.sampling import Source
@@ -62,6 +63,7 @@ HIDING = Hiding(
     "comparison", HIDING_BITS, "fresh encryption of zero and integer flooding; values masked modulo a prime"
 )
 _NUMBER_BITS = 24  # uniform halves of one comparison
+_CACHED = 4  # answers finished at once: more do not stay in the cache
 
 
 @lru_cache(maxsize=1)
@@ -152,37 +154,42 @@ def forms(layout: Layout, prime: int, source: Source, y: Words) -> tuple[Callabl
     # the form at each place; -1 is c_l with f = 1, l is c_l with f = 0, which is the constant 1, as at unused places
     form = np.where(places <= bits, (places + turn) % (bits + 1), bits)
     form[(form == bits) & (flip == 1) & (places <= bits)] = -1
-    sign = np.where(flip == 1, t - np.uint64(1), np.uint64(1))
     higher = np.zeros((bits + 2, DEGREE), np.uint64)  # row i + 1: sum of the bits above i
     higher[:-2] = np.cumsum(own[::-1], axis=0)[::-1]
     constant = np.uint64(3) * higher
     constant[1:-1] += np.uint64(1) + np.where(flip == 1, own, t - own)
     constant[-1] = 1
     constants = np.take_along_axis(constant, form + 1, axis=0) * masks % t
-    index = np.arange(bits)[:, None]
+    index, above = np.arange(bits, dtype=np.int8)[:, None], form.astype(np.int8)
 
     def factors(answer: int) -> Words:
         mask, at = masks[answer], form[answer]
         three = np.uint64(3) * mask % t
-        found = np.where(index > at, np.where(own == 1, t - three, three), np.uint64(0))
+        found = own * (t - np.uint64(2) * three)  # modulo 2^64: what is added makes it t - three or three
+        found += three
+        found *= index > above[answer]
         plain = np.flatnonzero((at >= 0) & (at < bits))
-        found[at[plain], plain] = mask[plain] * sign[plain] % t
+        found[at[plain], plain] = np.where(flip[plain] == 1, t - mask[plain], mask[plain])
         return found
 
     return factors, constants, direction[: len(y)]
 
 
-def compared(slots: Slots, layout: Layout, public: PublicKey, source: Source, query: Words, y: Words) -> Words:
-    """An owner's answer for one block, and its shares.
+def compared(
+    slots: Slots, layout: Layout, public: PublicKey, source: Source, query: Words, y: Words
+) -> tuple[Words, Words]:
+    """An owner's answer for one block, as words on the wire, and its shares f [n].
 
     Args:
         query: the encrypted bits [l, 2, k, N], evaluation form. y: [n].
-
-    Returns: words on the wire, then f [n], concatenated.
     """
     factors, constants, direction = forms(layout, slots.prime, source, y)
-    products = [slots.ring.dot(slots.factors(factors(answer)), query) for answer in range(layout.answers)]
-    return np.concatenate((slots.answer(public, source, np.stack(products), constants), direction))
+    parts = []
+    for start in range(0, layout.answers, _CACHED):
+        some = range(start, min(start + _CACHED, layout.answers))
+        products = np.stack([slots.ring.dot(slots.factors(factors(answer)), query) for answer in some])
+        parts.append(slots.answer(public, source, products, constants[start : start + _CACHED]))
+    return np.concatenate(parts), direction
 
 
 def at_rank(session: Session, rank: int, shape: tuple[int, ...], made: Callable[..., Words], *uses: Tensor) -> Tensor:
@@ -220,7 +227,7 @@ class _Side:
     def __init__(self, engine: HeEngine, keys: Keys, owner: int, layout: Layout) -> None:
         self._session, self._keys, self._layout = engine.session, keys, layout
         self._buyer, self._owner = engine.buyer, owner
-        self._slots = _slots()
+        self._slots, self._workers = _slots(), engine.workers
         self._first = self._session.new_stream() << _NUMBER_BITS
         self._source = Source.fresh()
         self._directions: list[Words] = []
@@ -249,16 +256,17 @@ class _Side:
         layout, slots = self._layout, self._slots
         size, bits = slots.answer_words(layout.answers), layout.bits
 
-        def made() -> Words:
+        def block_answer(index: int) -> tuple[Words, Words]:
             assert self._keys.public is not None and self._keys.seed is not None
-            parts = []
-            for block, words in zip(blocks, np.split(query, len(blocks)), strict=True):
-                encrypted = slots.received(words, self._keys.seed, self._first + block * bits, bits)
-                own = y[self._rows(block)]
-                found = compared(slots, layout, self._keys.public, self._source, encrypted, own)
-                self._directions.append(found[size:])
-                parts.append(found[:size])
-            return np.concatenate(parts)
+            block = blocks[index]
+            words = query.reshape(len(blocks), -1)[index]
+            encrypted = slots.received(words, self._keys.seed, self._first + block * bits, bits)
+            return compared(slots, layout, self._keys.public, self._source, encrypted, y[self._rows(block)])
+
+        def made() -> Words:
+            answers, directions = zip(*side_by_side(block_answer, len(blocks), self._workers), strict=True)
+            self._directions += directions
+            return np.concatenate(answers)
 
         value = at_rank(self._session, self._owner, (size * len(blocks),), made)
         return Item("comparison:forms", value, sender=self._owner, to=self._buyer)

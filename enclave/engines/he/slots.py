@@ -125,9 +125,10 @@ class Slots:
         if words.dtype != np.uint64 or words.shape != (self.answer_words(count),):
             raise BadInput(f"expected {self.answer_words(count)} words, found {words.dtype} {words.shape}")
         low, high = self.bits
-        cut = count * DEGREE // 64 * low
-        c0 = unpack_bits(words[:cut], low).reshape(count, DEGREE)
-        c1 = unpack_bits(words[cut:], high).reshape(count, DEGREE)
+        rows = words.reshape(count, -1)
+        cut = DEGREE // 64 * low
+        c0 = unpack_bits(np.ascontiguousarray(rows[:, :cut]).reshape(-1), low).reshape(count, DEGREE)
+        c1 = unpack_bits(np.ascontiguousarray(rows[:, cut:]).reshape(-1), high).reshape(count, DEGREE)
         turned = (c0 << np.uint64(high - low)).view(np.int64) + times_secret(secret, c1, high)
         phase = turned.view(np.uint64) & np.uint64((1 << high) - 1)
         message = (phase * np.uint64(self.prime) + np.uint64(1 << high - 1)) >> np.uint64(high)
@@ -162,10 +163,11 @@ class Slots:
         fresh = ring.add(ring.intt(ring.add(products, evaluation)), errors)
         flood = source.integers(ring, FLOOD_BITS, count)
         c0 = ring.add(ring.add(fresh[:, 0], flood), self._phase(constants))
-        low, high = self.bits
-        return np.concatenate(
-            (pack_bits(ring.to_torus(c0, low), low), pack_bits(ring.to_torus(fresh[:, 1], high), high))
-        )
+        halves = [
+            pack_bits(ring.to_torus(half, width), width).reshape(count, -1)
+            for half, width in zip((c0, fresh[:, 1]), self.bits, strict=True)
+        ]
+        return np.concatenate(halves, axis=1).reshape(-1)
 
     def _phase(self, values: Words) -> Words:
         """round(q m / t) of the polynomials with slots `values` [..., N]: coefficient form [..., k, N]."""

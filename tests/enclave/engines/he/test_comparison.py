@@ -101,10 +101,9 @@ class _Keys:
         words = SLOTS.query(self.secret, layout.spread(comparison.bits_of(x, bits)), self.seed, self.used)
         query = SLOTS.received(words, self.seed, self.used, bits)
         self.used += bits
-        out = comparison.compared(SLOTS, layout, self.public, source or Source.fresh(), query, y)
-        size = SLOTS.answer_words(layout.answers)
-        slots = SLOTS.opened(self.secret, out[:size], layout.answers)
-        return slots[:, : layout.copies * layout.width].reshape(-1, layout.width)[: bits + 1], out[size:]
+        answer, shares = comparison.compared(SLOTS, layout, self.public, source or Source.fresh(), query, y)
+        slots = SLOTS.opened(self.secret, answer, layout.answers)
+        return slots[:, : layout.copies * layout.width].reshape(-1, layout.width)[: bits + 1], shares
 
 
 @pytest.fixture(scope="module")
