@@ -11,15 +11,16 @@ lists them as `statements`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from enclave.engines.he.encrypted_weights import EncryptedWeights
+from enclave.engines.he.encrypted_weights import EncryptedWeights, KnownRows
 from enclave.engines.he.matvec import MatrixPacking
 from enclave.engines.he.planner import Hiding
 from enclave.engines.he.shares import hiding
@@ -56,13 +57,20 @@ class _Matrices:
         height, width = self.op.geometry(self.weights).out(self.rows[2], self.rows[3])
         return self.rows[0] * height * width, prod(self.weights[1:]), self.weights[0]
 
-    def of_part(self, part: Part) -> Part:
+    def of_part(self, part: Part) -> KnownRows:
         """Rows of one holder."""
-        n, inputs, _ = replace(self, rows=part.shape).matrix
-        plain = part.plain
-        if plain is not None and isinstance(self.op, Conv2d):
-            plain = self.op.geometry(self.weights).unfold(plain)
-        return Part(part.holder, (n, inputs), plain, part.stream)
+        count = replace(self, rows=part.shape).matrix[0]
+        return KnownRows(part.holder, count, lambda: self._pieces(np.ascontiguousarray(part.plain)))
+
+    def _pieces(self, plain: Array) -> Iterator[NDArray[np.int64]]:
+        """Matrices of rows; those of a convolution are windows, of some images at a time."""
+        if isinstance(self.op, MatMul):
+            yield plain.view(np.int64)
+            return
+        windows = self.op.geometry(self.weights)
+        step = windows.rows_at_once(*plain.shape[1:])
+        for start in range(0, len(plain), step):
+            yield windows.unfold(plain[start : start + step]).view(np.int64)
 
     def of_weights(self, plain: Array) -> Array:
         """(inputs, outputs)."""

@@ -9,7 +9,7 @@ One instance belongs to one session, and a secret key to one instance: keys are 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,9 +26,8 @@ from enclave.engines.he.wire import pack, packed_words, unpack
 from enclave.engines.mpc import kernels
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
 from enclave.engines.mpc.tape import Array, Blank
-from enclave.engines.mpc.tensor import Part
 
-__all__ = ["EncryptedWeights", "multiply", "noise_deviation", "parameters"]
+__all__ = ["EncryptedWeights", "KnownRows", "multiply", "noise_deviation", "parameters"]
 
 # Safety: a conversion leaves its reader a uniform share and nothing to learn of the key, so a high cap does no harm.
 _MOST_CONVERSIONS = 1 << 40
@@ -40,18 +39,41 @@ def parameters() -> Parameters:
     return checked("bfv", DEGREE, primes_of(DEGREE, (50, 50)))
 
 
-def multiply(ring: Ring, packing: MatrixPacking, rows: NDArray[np.int64], queries: Words) -> Words:
-    """The ciphertexts [blocks, 2, k, N], coefficient form, of all products; one block of rows at a time in memory.
+@dataclass(frozen=True, slots=True)
+class KnownRows:
+    """Rows of one holder: a matrix (count, packing.inputs), in `pieces` of some rows each, int64, read as needed.
+
+    `pieces` is called at the holder alone.
+    """
+
+    holder: int
+    count: int
+    pieces: Callable[[], Iterable[NDArray[np.int64]]]
+
+
+def multiply(ring: Ring, packing: MatrixPacking, rows: Iterable[NDArray[np.int64]], queries: Words) -> Iterator[Words]:
+    """Ciphertexts [1, 2, k, N], coefficient form, of all products: one for each block of rows.
 
     Args:
-        rows: [n, inputs], the integers that the words stand for.
+        rows: pieces [any, inputs], the integers that the words stand for.
         queries: [groups, 2, k, N], evaluation form.
     """
-    found = []
-    for start in range(0, len(rows), packing.block_rows):
-        columns = ring.encode_rows(_arranged(packing, rows[start : start + packing.block_rows]))
-        found.append(ring.intt(ring.dot(columns, queries)))
-    return np.stack(found)
+    for block in _blocks(rows, packing.block_rows):
+        columns = ring.encode_rows(_arranged(packing, block))
+        yield ring.intt(ring.dot(columns, queries))[None]
+
+
+def _blocks(pieces: Iterable[NDArray[np.int64]], size: int) -> Iterator[NDArray[np.int64]]:
+    """The same rows in pieces of `size`, and a last one with what is left."""
+    rest: NDArray[np.int64] | None = None
+    for piece in pieces:
+        rest = piece if rest is None or not len(rest) else np.concatenate((rest, piece))
+        full = len(rest) // size * size
+        for start in range(0, full, size):
+            yield rest[start : start + size]
+        rest = rest[full:]
+    if rest is not None and len(rest):
+        yield rest
 
 
 def _arranged(packing: MatrixPacking, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -118,7 +140,7 @@ class EncryptedWeights:
     @property
     def answer_bytes(self) -> int:
         """Of one ciphertext that comes back."""
-        return 8 * returned_words(self.parameters.ring(), (), self.bits)
+        return 8 * returned_words(self.parameters.ring(), 1, self.bits)
 
     def others(self, holder: int) -> tuple[int, ...]:
         """Who gets encrypted weights of this rank."""
@@ -130,13 +152,13 @@ class EncryptedWeights:
         return None if query is None else query.packing
 
     def product(
-        self, name: Hashable, packing: MatrixPacking, rows: Sequence[Part], weights: Tensor, holders: Sequence[int]
+        self, name: Hashable, packing: MatrixPacking, rows: Sequence[KnownRows], weights: Tensor, holders: Sequence[int]
     ) -> Protocol[Tensor]:
         """Shares of rows @ weights modulo 2^64, uint64 [n, outputs], not truncated.
 
         Args:
             name: of the weights; what was sent under it is used again, in its own packing.
-            rows: matrices of packing.inputs columns, stacked; each known to its holder.
+            rows: matrices, stacked.
             weights: uint64 [inputs, outputs] at each of `holders`, whose sum is meant; ignored elsewhere.
 
         **Cost** one round, two for new weights. From each holder to each other receiver `query_bytes` for its key and
@@ -146,7 +168,7 @@ class EncryptedWeights:
         """
         yield from together(*(self._sent((name, holder), packing, weights, holder) for holder in holders))
         pieces = yield from together(*(self._block(part, (name, h), weights, h) for part in rows for h in holders))
-        n, each = sum(part.shape[0] for part in rows), len(holders)
+        n, each = sum(part.count for part in rows), len(holders)
 
         def stacked(*found: Array) -> Array:
             sums = [sum(found[i + 1 : i + each], found[i]) for i in range(0, len(found), each)]
@@ -218,29 +240,24 @@ class EncryptedWeights:
         return packed_words(primes, (*lead, len(primes), self.parameters.degree))
 
     # ---- rows
-    def _block(self, part: Part, name: tuple[Hashable, int], weights: Tensor, buyer: int) -> Protocol[Tensor]:
-        query, session, rows = self._queries[name], self.session, part.shape[0]
+    def _block(self, rows: KnownRows, name: tuple[Hashable, int], weights: Tensor, buyer: int) -> Protocol[Tensor]:
+        query, session = self._queries[name], self.session
         packing = query.packing
-        shape = (rows, packing.outputs)
-        if part.holder == buyer:
-            return session.local(lambda: self._own(part, weights, shape, buyer), shape)
+        shape = (rows.count, packing.outputs)
+        if rows.holder == buyer:
+            return session.local(lambda: self._own(rows, weights, shape), shape)
         ring, keys = self.parameters.ring(), self._keys[buyer]
-        lead = (packing.blocks(rows),)
-        whole = (*lead, 2, len(ring.primes), ring.degree)
 
-        def answer() -> Tensor:
-            if session.rank != part.holder:
-                return Blank(whole)
-            assert part.plain is not None and query.ciphertexts is not None
-            return multiply(ring, packing, np.ascontiguousarray(part.plain).view(np.int64), query.ciphertexts)
+        def answers() -> Iterator[Words]:
+            assert query.ciphertexts is not None
+            return multiply(ring, packing, rows.pieces(), query.ciphertexts)
 
-        pair = Pair(ring, part.holder, buyer, keys.public_key, keys.source, keys.secret_key)
-        share = yield from to_shares(session, pair, session.local(answer, whole), lead, self.bits)
-        return session.local(lambda s: np.ascontiguousarray(packing.products(s, rows)), shape, share)
+        pair = Pair(ring, rows.holder, buyer, keys.public_key, keys.source, keys.secret_key)
+        share = yield from to_shares(session, pair, answers, packing.blocks(rows.count), self.bits)
+        return session.local(lambda s: np.ascontiguousarray(packing.products(s, rows.count)), shape, share)
 
-    def _own(self, part: Part, weights: Tensor, shape: tuple[int, ...], buyer: int) -> Array:
-        """The buyer's own rows with its own weights: nothing to encrypt."""
-        if self.session.rank != buyer:
+    def _own(self, rows: KnownRows, weights: Tensor, shape: tuple[int, ...]) -> Array:
+        """The holder's own rows with its own weights: nothing to encrypt."""
+        if self.session.rank != rows.holder:
             return np.zeros(shape, np.uint64)
-        plain: Tensor = part.plain
-        return kernels.matmul(plain, weights)
+        return np.concatenate([kernels.matmul(piece.view(np.uint64), weights) for piece in rows.pieces()])

@@ -18,6 +18,7 @@ travels is c1 alone, after an encryption of zero was added to it, and of that it
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,18 +34,9 @@ from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Blank
 from enclave.errors import BadSpec
 
-__all__ = [
-    "Pair",
-    "_share_of_c0",
-    "_share_of_c1",
-    "hiding",
-    "returned_bits",
-    "returned_words",
-    "rounding_deviation",
-    "to_shares",
-]
+__all__ = ["Pair", "hiding", "returned_bits", "returned_words", "rounding_deviation", "to_shares"]
 
-Shape = tuple[int, ...]
+_AT_ONCE = 64  # ciphertexts of the buyer's work in memory
 DEVIATIONS = 6.0  # of what a stated bound covers: it is left once in 5e8 coefficients, and then by little
 
 
@@ -90,40 +82,41 @@ def returned_bits(degree: int, frac_bits: int) -> int:
     return 64 - math.floor(math.log2(room))
 
 
-def returned_words(ring: Ring, lead: Shape, bits: int) -> int:
-    """64-bit words that one conversion sends."""
-    return math.prod(lead) * ring.degree // 64 * bits
-
-
-def _share_of_c0(ring: Ring, ciphertexts: Words) -> Words:
-    """T(c0) of ciphertexts [..., 2, k, N], coefficient form: uint64 [..., N]."""
-    return ring.to_torus(ciphertexts[..., 0, :, :], 64)
+def returned_words(ring: Ring, count: int, bits: int) -> int:
+    """64-bit words that the conversion of so many ciphertexts sends."""
+    return count * ring.degree // 64 * bits
 
 
 def _share_of_c1(secret_key: SecretKey, c1: Words, bits: int) -> Words:
     """T(c1 s) for c1 in Z_2^bits [..., N]. Counts a decryption for each.
 
-    The product of integers is computed modulo one prime, piece by piece: no piece times a ternary secret wraps.
+    The product of integers is computed modulo one prime, limb by limb: no limb times a ternary secret wraps.
     """
     secret_key.count(math.prod(c1.shape[:-1]))
     ring = secret_key.ring.lower(1)
     prime = ring.primes[0]
-    step = prime.bit_length() - 2 - ring.degree.bit_length()
+    limb_bits = prime.bit_length() - 2 - ring.degree.bit_length()
     total = np.zeros(c1.shape, np.uint64)
-    for shift in range(0, bits, step):
-        piece = (c1 >> np.uint64(shift)) & np.uint64((1 << min(step, bits - shift)) - 1)
-        found = ring.intt(ring.multiply(ring.encode(piece.view(np.int64)), secret_key.reveal(ring)))[..., 0, :]
+    for shift in range(0, bits, limb_bits):
+        limb = (c1 >> np.uint64(shift)) & np.uint64((1 << min(limb_bits, bits - shift)) - 1)
+        found = ring.intt(ring.multiply(ring.encode(limb.view(np.int64)), secret_key.reveal(ring)))[..., 0, :]
         total += np.where(found > np.uint64(prime // 2), found - np.uint64(prime), found) << np.uint64(shift)
     return total << np.uint64(64 - bits)
 
 
 def to_shares(
-    session: Session, pair: Pair, ciphertexts: Tensor, lead: Shape, bits: int, label: str = "he:share"
+    session: Session,
+    pair: Pair,
+    answers: Callable[[], Iterable[Words]],
+    count: int,
+    bits: int,
+    label: str = "he:share",
 ) -> Protocol[Tensor]:
-    """Shares modulo 2^64, uint64 [*lead, N] at every rank, of the messages of an owner's ciphertexts.
+    """Shares modulo 2^64, uint64 [count, N] at every rank, of the messages of an owner's ciphertexts.
 
     Args:
-        ciphertexts: [*lead, 2, k, N], coefficient form, at the owner; ignored elsewhere.
+        answers: called at the owner alone: `count` ciphertexts in pieces [any, 2, k, N], coefficient form. Each piece
+            is done with before the next is asked for, which bounds memory.
         bits: of c1, see `returned_bits`.
 
     **Cost** one round; N bits / 8 bytes a ciphertext, from the owner to the buyer.
@@ -134,30 +127,43 @@ def to_shares(
     **Reference** conversion by a mask that is uniform modulo q: Juvekar, Vaikuntanathan, Chandrakasan, Gazelle, USENIX
     Security 2018, section 3; on the torus: Boura et al., Chimera, J. Math. Cryptol. 2020.
     """
-    shape = (*lead, pair.ring.degree)
-    size = (returned_words(pair.ring, lead, bits),)
+    size, shape = (returned_words(pair.ring, count, bits),), (count, pair.ring.degree)
     kept: list[Words] = []
 
-    def answer(found: Words) -> Tensor:
+    def answer() -> Tensor:
         if session.rank != pair.owner:
             return Blank(size)
-        assert pair.public_key is not None and pair.source is not None
-        # Safety: without this, c1 is a known combination of the rows; see the attack in the tests.
-        found = pair.ring.add(found, encrypt_zero(pair.public_key, pair.source, *lead))
-        kept.append(_share_of_c0(pair.ring, found))
-        return pack_bits(pair.ring.to_torus(found[..., 1, :, :], bits), bits)
+        sent = []
+        for piece in answers():
+            c0, c1 = _parted(pair, piece, bits)
+            kept.append(c0)
+            sent.append(c1)
+        return np.concatenate(sent)
 
-    sent = session.local(answer, size, ciphertexts)
-    (received,) = yield [Item(label, sent, sender=pair.owner, to=pair.buyer)]
+    (received,) = yield [Item(label, session.local(answer, size), sender=pair.owner, to=pair.buyer)]
     # Safety: uniform and unknown to all others, so each share is; among the two alone, so that others hold zeros.
     mask = session.zero_share(session.new_stream(), shape, (pair.owner, pair.buyer))
 
     def share() -> Tensor:
         if session.rank == pair.owner:
-            return kept[0] + mask
+            return np.concatenate(kept) + mask
         if session.rank == pair.buyer:
             assert pair.secret_key is not None
-            return _share_of_c1(pair.secret_key, unpack_bits(received, bits).reshape(shape), bits) + mask
+            return _of_c1(pair.secret_key, unpack_bits(received, bits).reshape(shape), bits) + mask
         return mask  # zeros
 
     return session.local(share, shape)
+
+
+def _parted(pair: Pair, ciphertexts: Words, bits: int) -> tuple[Words, Words]:
+    """T(c0) [n, N], which stays, and c1 as it travels, of ciphertexts [n, 2, k, N]."""
+    assert pair.public_key is not None and pair.source is not None
+    # Safety: without this, c1 is a known combination of the rows; see the attack in the tests.
+    fresh = pair.ring.add(ciphertexts, encrypt_zero(pair.public_key, pair.source, len(ciphertexts)))
+    return pair.ring.to_torus(fresh[:, 0], 64), pack_bits(pair.ring.to_torus(fresh[:, 1], bits), bits)
+
+
+def _of_c1(secret_key: SecretKey, c1: Words, bits: int) -> Words:
+    """`_share_of_c1` of many ciphertexts, some at a time."""
+    pieces = [_share_of_c1(secret_key, c1[i : i + _AT_ONCE], bits) for i in range(0, len(c1), _AT_ONCE)]
+    return np.concatenate(pieces)

@@ -18,7 +18,6 @@ from enclave.engines.he.rlwe import encrypt, encrypt_zero, expand
 from enclave.engines.he.sampling import Source
 from enclave.engines.he.shares import Pair, returned_bits, rounding_deviation, to_shares
 from enclave.engines.mpc.session import Session
-from enclave.engines.mpc.tape import Blank
 from enclave.errors import BadSpec
 from tests.enclave.workloads.ranks import at_every_rank
 
@@ -49,7 +48,6 @@ def keys() -> Keys:
 
 def _shares(keys: Keys, ciphertexts: Words, bits: int, parties: int = 2) -> list[Words]:
     """What `to_shares` leaves at each rank: rank 0 owns the ciphertexts, the last rank the key."""
-    lead = ciphertexts.shape[:-3]
 
     def program(session: Session) -> Words:
         buyer = parties - 1
@@ -61,8 +59,8 @@ def _shares(keys: Keys, ciphertexts: Words, bits: int, parties: int = 2) -> list
             keys.source if session.rank == 0 else None,
             keys.secret if session.rank == buyer else None,
         )
-        mine = ciphertexts if session.rank == 0 else Blank(ciphertexts.shape)
-        return session.run(to_shares(session, pair, mine, lead, bits))
+        # in two pieces, where there are two: the owner never has all of them in hand
+        return session.run(to_shares(session, pair, lambda: np.array_split(ciphertexts, 2), len(ciphertexts), bits))
 
     return at_every_rank(parties, program)[:parties]
 
@@ -137,7 +135,7 @@ def _product(keys: Keys) -> tuple[np.ndarray, Words, Words, MatrixPacking]:
     packing = MatrixPacking(keys.ring.degree, 1, 1)
     rows = np.random.default_rng(3).integers(-(1 << 20), 1 << 20, (keys.ring.degree, 1))
     query = keys.encrypted(packing.weights(np.array([[5 << 20]], np.uint64)))
-    return rows, query, multiply(keys.ring, packing, rows, keys.ring.ntt(query))[0], packing
+    return rows, query, next(multiply(keys.ring, packing, [rows], keys.ring.ntt(query)))[0], packing
 
 
 def _divided(keys: Keys, c1: Words, query: Words) -> np.ndarray:
