@@ -7,12 +7,13 @@ turn of Z_2^64, so that with T(v) = round(2^64 v / q) modulo 2^64
     buyer's share    T(c1 s)      + P        P: words that both draw from the key in common, uniform modulo 2^64
 
 add up to m + 2^64 e / q + rounding: no carry is lost at any message or mask, and no comparison is needed. This is the
-textbook conversion (add a mask R uniform modulo q, return the masked ciphertext, keep -R) with R = P' - c0 chosen
-backwards: c0 + R = P' is then uniform and independent of c0, so it is drawn on both sides instead of being sent. What
-travels is c1 alone, after an encryption of zero was added to it, and of that its leading bits.
+textbook conversion (add a mask R uniform modulo q to c0, return it, keep -R) with R chosen backwards: c0 + R is uniform
+and independent of c0, so it may be drawn first, by both sides alike, instead of being sent. What travels is c1 alone,
+after an encryption of zero was added to the ciphertext, and of that its leading bits.
 
 **Precision** in units of 2^-64 of the torus, standard deviations: noise 2^64 e / q; rounding of c1 to `bits` bits
-2^(64 - bits) sqrt((2 N / 3 + 1) / 12); one unit more from T.
+2^(64 - bits) sqrt((2 N / 3 + 1) / 12); one unit more from T. The sum of the shares, noise included, is never opened:
+it is the operand of a protocol on shares, whose own rounding is coarser.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +21,8 @@ from enclave.engines.mpc.ranks import DealerSession, PartySession
 from enclave.engines.mpc.recorder import Recorder
 from enclave.engines.mpc.session import Item, Session
 from enclave.errors import BadInput, BadSpec
-from enclave.messages import JobSpec
+from enclave.executor.session import plan_job
+from enclave.messages import JobSpec, Training
 from enclave.models import dense_architecture
 from enclave.models.lenet import lenet_architecture
 from enclave.plan import Plan, make_plan
@@ -206,6 +208,14 @@ def test_a_training_masks_its_rows_once() -> None:
     evaluation = HybridEngine(Recorder(2), 20, always=True)
     workload(evaluation)
     assert evaluation.statements
+
+
+def test_a_training_is_that_of_shares() -> None:
+    x, y = load_breast_cancer(return_X_y=True)
+    training = Training("logistic", 2, 64, 0.1)
+    spec = job(x, classes(2), dense_architecture(30, [], 1), ("model", "accuracy"), training=training)
+    plans = [plan_job(replace(spec, engine=engine)) for engine in ("mpc", "hybrid")]
+    assert plans[0].digest == plans[1].digest and not plans[1].hiding
 
 
 def test_rows_that_cannot_be_encrypted_do_not_leave() -> None:
