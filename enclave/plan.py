@@ -10,6 +10,7 @@ busiest link, and local work is a constant per round and per byte. The constants
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,10 +28,15 @@ __all__ = ["Plan", "Quote", "Stage", "encrypted_work_s", "make_plan"]
 
 _LOCAL_S_PER_BYTE = 8e-9  # a party's and the dealer's own work for each byte that is opened or dealt
 _LOCAL_S_PER_ROUND = 1.5e-3
-_KEYS_S = 0.5  # an encrypting session's imports, parameters and keys
-_ENCODING_S_PER_VALUE = 8e-8  # of a row, once
-_PRODUCT_S_PER_VALUE = 2.5e-8  # of a row, for each column of the first weights
-_STEP_S_PER_VALUE = 2e-7  # of a row, in one step of an encrypted training
+# Work under encryption, in seconds of one core; for quotes alone.
+_KEYS_S = 0.5  # imports, parameters and keys of an encrypting session
+_ENCODING_S_PER_VALUE = 6e-8  # of a row, once
+_PRODUCT_S_PER_VALUE = 3e-8  # of a row, for each column of the first weights
+_DECISION_S_PER_ROW = 2.5e-5  # a comparison without a dealer
+_SWITCHING_KEYS_S = 4.0  # of an encrypted training
+_STEP_S_PER_BLOCK = 0.06  # of such a training, for 8192 rows of one owner and a period of 1; goes by its root
+_REFRESH_S = 0.3
+_BLOCK_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,21 +111,26 @@ class Plan:
         return Quote(self.rounds, busiest, self.dealer_bytes, time_s, bandwidth_bps, latency_s)
 
 
-def encrypted_work_s(spec: JobSpec) -> float:
-    """What encryption adds to the parties' own work, in seconds of one core; 0 under mpc.
+def encrypted_work_s(plan: Plan, spec: JobSpec) -> float:
+    """What encryption adds to the parties' own work, in seconds of one core; 0 where nothing is encrypted.
 
-    A rough law of the rows' values, fitted like that of bytes. It knows nothing of layers after the first: a
+    A rough law of rows and columns, fitted like that of bytes. It knows nothing of layers after the first: a
     convolution or a deep polynomial takes longer.
     """
-    if spec.engine == "mpc":
+    if not plan.hiding:
         return 0.0
-    values = spec.rows * spec.encoding.width
+    width = spec.encoding.width
+    values = spec.rows * width
+    if spec.training is not None and not spec.has_dealer:
+        blocks = sum(-(-dataset.rows // _BLOCK_ROWS) for dataset in spec.datasets)
+        step_s = _REFRESH_S + _STEP_S_PER_BLOCK * blocks * math.sqrt(width)
+        return _KEYS_S + _SWITCHING_KEYS_S + _ENCODING_S_PER_VALUE * values + step_s * spec.training.epochs
     shapes = {parameter.name: parameter.shape for parameter in spec.architecture.parameters}
     first = next((layer for layer in spec.architecture.layers if layer.op == "linear"), None)
     columns = shapes[first.parameters[0]][1] if first is not None else 1
     work_s = _KEYS_S + _ENCODING_S_PER_VALUE * values + _PRODUCT_S_PER_VALUE * values * columns
-    if spec.training is not None and not spec.has_dealer:
-        work_s += _STEP_S_PER_VALUE * values * spec.training.epochs
+    if not spec.has_dealer and {"accuracy", "confusion"} & set(spec.outputs):
+        work_s += _DECISION_S_PER_ROW * spec.rows
     return work_s
 
 

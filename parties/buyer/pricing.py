@@ -43,7 +43,7 @@ def price(draft: Draft, *, bandwidth_bps: float, latency_s: float) -> Quote:
         steps=plan.steps,
         cost=cost_of(plan, spec),
         dealer_bytes=plan.dealer_bytes,
-        seconds=plan.quote(bandwidth_bps, latency_s).time_s + encrypted_work_s(spec),
+        seconds=plan.quote(bandwidth_bps, latency_s).time_s + encrypted_work_s(plan, spec),
         bandwidth_bps=bandwidth_bps,
         latency_s=latency_s,
         plan_digest=plan.digest,

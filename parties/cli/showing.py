@@ -47,15 +47,14 @@ def _job_text(job: Job, console: Console) -> str:
     return "\n".join(
         [
             "",
-            console.style("head", f"{job.title} ({took})"),
+            console.style("head", f"{job.title} by {job.engine}{'' if job.dealer else ', without a dealer'} ({took})"),
             "",
             _indented(table(("", "encrypted", "in the clear", "difference"), figures, right=(1, 2, 3))),
             "",
             _indented(table(("", "measured", "planned"), costs, right=(1, 2))),
             "",
-            console.style("bold", "  What each party saw, and what stayed hidden from it"),
-            *_learned(job),
-            "",
+            *_hiding(job),
+            *(["  What each party saw is in the report.", ""] if job.repeats else _seen(job, console)),
             f"  receipt  {job.receipt}",
             f"           {job.checks} checks by the auditor, offline: "
             + console.style("good" if not job.failed_checks else "bad", receipt),
@@ -63,6 +62,18 @@ def _job_text(job: Job, console: Console) -> str:
             f"           {job.verdict}",
         ]
     )
+
+
+def _hiding(job: Job) -> list[str]:
+    if job.engine == "mpc":
+        return []
+    said = [f"{label}: {'all' if bits is None else f'{bits:.0f} bits'}" for label, bits in job.hiding]
+    text = f"hide the rows by {'; '.join(said)}" if said else "there were none: masked rows send less here"
+    return [f"  Ciphertexts that left an owner: {text}", ""]
+
+
+def _seen(job: Job, console: Console) -> list[str]:
+    return [console.style("bold", "  What each party saw, and what stayed hidden from it"), *_learned(job), ""]
 
 
 def _learned(job: Job) -> list[str]:
@@ -81,11 +92,31 @@ def _end_text(outcome: DemoOutcome, console: Console) -> str:
     took = seconds_text(outcome.seconds)
     if not outcome.ok:
         return console.style("bad", f"\nSomething is not as it should be; see above. ({took})")
+    rows = [
+        (
+            job.title.split(" ")[0],
+            job.engine,
+            job.dealer or "none",
+            f"{job.measured.rounds:,}",
+            bytes_text(job.measured.total_bytes),
+            seconds_text(job.seconds),
+            *_accuracy(job),
+        )
+        for job in outcome.jobs
+    ]
+    heads = ("", "engine", "dealer", "rounds", "bytes", "took", "accuracy", "in the clear")
     return (
+        f"\n{table(heads, rows, right=(3, 4, 5, 6, 7))}\n"
         f"\n{console.style('good', 'Done')} in {took}. Encrypted and plaintext figures stand side by side above; the "
         "pages named `report` open in any browser.\n"
         f"To look further: enclave buyer jobs --home {outcome.folder / 'lab'}"
     )
+
+
+def _accuracy(job: Job) -> tuple[str, str]:
+    """The last accuracy of a job: that of the model on rows of the owner, or of the buyer after a training."""
+    figure = [f for f in job.figures if f.name.startswith("accuracy")][-1]
+    return f"{figure.encrypted:.4f}", f"{figure.plaintext:.4f}"
 
 
 def _indented(text: str) -> str:

@@ -37,9 +37,18 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One encrypted job of the demonstration."""
+    """One encrypted job of the demonstration.
+
+    Attributes:
+        dealer: its name; empty for a job without one.
+        hiding: each kind of ciphertext that left an owner, and by how many bits its rows are hidden; None: perfectly.
+        repeats: whether a job before it had the same parties, so that what they saw was said already.
+    """
 
     title: str
+    engine: str
+    dealer: str
+    repeats: bool
     job_id: str
     figures: tuple[Figure, ...]
     planned: Cost
@@ -51,6 +60,7 @@ class Job:
     receipt: Path
     report: Path
     verdict: str
+    hiding: tuple[tuple[str, float | None], ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -63,11 +73,14 @@ class Job:
         views = [{"party": v.party, "sees": list(v.sees), "does_not_see": list(v.hidden)} for v in self.views]
         return {
             "title": self.title,
+            "engine": self.engine,
+            "dealer": self.dealer or None,
             "job_id": self.job_id,
             "figures": figures,
             "planned": self.planned.to_json(),
             "measured": self.measured.to_json(),
             "seconds": round(self.seconds, 3),
+            "hiding": [{"label": label, "bits": bits} for label, bits in self.hiding],
             "views": views,
             "receipt": {"path": str(self.receipt), "checks": self.checks, "failed": list(self.failed_checks)},
             "report": {"path": str(self.report), "verdict": self.verdict},

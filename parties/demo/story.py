@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from enclave.receipts import verify_receipt
 from parties.buyer import Buyer, JobResult, Progress, Schedule
 from parties.buyer.encodings import read_encoding
 from parties.buyer.records import RECEIPT, REPORT, JobFolder
+from parties.buyer.trial import in_the_clear
 from parties.config import write_default
 from parties.demo.data import OWNERS, FloatArray, IntArray, Split, load_split, write_encoding, write_owner
 from parties.demo.nodes import free_port, running_nodes
@@ -33,7 +34,10 @@ __all__ = ["run_demo"]
 
 BUYER, DEALER, AUDITOR = "lab", "dealer", "auditor"
 DATASET = "biopsies"
+ENGINES = ("mpc", "hybrid", "he")
 SCHEDULE = Schedule(kind="logistic", epochs=8, batch_rows=50, learning_rate=0.1, momentum=0.9, l2=0.001)
+# Under encryption an epoch is one step over all rows.
+FULL_STEPS = Schedule(kind="logistic", epochs=6, batch_rows=500, learning_rate=0.2, momentum=0.5, l2=0.001)
 Say = Callable[[str], None]
 
 
@@ -73,9 +77,10 @@ def run_demo(folder: Path | None = None, *, say: Say, report: Progress, job_done
             card = Identity.load(node.home).card
             say(f"  {node.role} {node.name} listens on {card.address}, process {node.process.pid}")
         jobs = []
-        for run in (_evaluate, _train):
-            jobs.append(run(stage))
-            job_done(jobs[-1])
+        for act in (_evaluations, _trainings):
+            for job in act(stage):
+                jobs.append(job)
+                job_done(job)
         say("Stopping the nodes")
     return DemoOutcome(root, tuple(jobs), time.monotonic() - started_s)
 
@@ -112,75 +117,98 @@ def _found_parties(root: Path, split: Split, say: Say) -> dict[str, Path]:
     return homes
 
 
-# ---- the two jobs
+# ---- two acts, each with every engine
 
 
-def _evaluate(stage: _Stage) -> Job:
+def _evaluations(stage: _Stage) -> Iterator[Job]:
     from sklearn.linear_model import LogisticRegression
 
     features, classes = stage.split.buyer
     model = LogisticRegression(C=0.1, max_iter=1000).fit(_encoded(stage, features), classes)
     stage.say(f"\nThe {BUYER} has fitted a logistic regression on its own {len(classes)} rows, in the clear.")
-    stage.say(f"It asks {OWNERS[0]} how good it is, without showing it, and without seeing a row.")
-    with Buyer(stage.homes[BUYER], progress=stage.report) as buyer:
-        result = buyer.evaluate(
-            model,
-            data=[f"{OWNERS[0]}/{DATASET}"],
-            encoding=stage.encoding,
-            metrics=["accuracy", "auc"],
-            purpose="demonstration",
-        )
+    stage.say(f"It asks {OWNERS[0]} how good it is, without showing it, and without seeing a row: by every engine.")
     rows, truth = stage.split.owners[OWNERS[0]]
     scores = model.decision_function(_encoded(stage, rows))
-    figures = (
-        Figure("accuracy", result.accuracy_, float(((scores > 0) == (truth == 1)).mean())),
-        Figure("AUC", result.auc_, _auc(truth, scores)),
-    )
-    return _job(stage, f"Evaluation on the {len(truth)} rows of {OWNERS[0]}", result, figures)
+    clear = {
+        "accuracy": float(((scores > 0) == (truth == 1)).mean()),
+        "auc": _auc(truth, scores),
+        "mean_score": float(scores.mean()),
+    }
+    # What sorts or divides needs shares, and a dealer: under he too.
+    asked = [(engine, ["accuracy", "mean_score"] if engine == "he" else ["accuracy", "auc"]) for engine in ENGINES]
+    for engine, metrics in (*asked, ("he", ["accuracy", "auc"])):
+        sorts = engine == "he" and "auc" in metrics
+        stage.say(_SORTING_TEXT if sorts else _ENGINE_TEXTS[engine])
+        with Buyer(stage.homes[BUYER], progress=stage.report) as buyer:
+            result = buyer.evaluate(
+                model,
+                data=[f"{OWNERS[0]}/{DATASET}"],
+                encoding=stage.encoding,
+                metrics=metrics,
+                purpose="demonstration",
+                engine=engine,
+            )
+        figures = tuple(Figure(name, float(result.metrics[name]), clear[name]) for name in metrics)
+        yield _job(stage, f"Evaluation on the {len(truth)} rows of {OWNERS[0]}", result, figures)
 
 
-def _train(stage: _Stage) -> Job:
-    names = [f"{name}/{DATASET}" for name in OWNERS]
-    stage.say(f"\nNow the {BUYER} has a logistic regression trained on the rows of all three clinics together.")
-    with Buyer(stage.homes[BUYER], progress=stage.report) as buyer:
-        result = buyer.train(
-            SCHEDULE,
-            data=names,
-            encoding=stage.encoding,
-            metrics=["accuracy", "auc"],
-            purpose="demonstration",
-        )
-    folder = JobFolder(result.folder)
-    twin_metrics, twin = _plain_twin(stage, folder.spec())
+_ENGINE_TEXTS = {
+    "mpc": f"\nmpc: everything is computed on shares, with randomness that the {DEALER} deals.",
+    "hybrid": "\nhybrid: rows meet encrypted weights where that sends less, as for wide or many rows; else as mpc.",
+    "he": f"\nhe: the {BUYER}'s weights travel encrypted, and there is no dealer: no third party has a part in it.",
+}
+
+
+_SORTING_TEXT = "\nhe, for an AUC: encrypted scores become shares, to be sorted; the dealer is needed for that alone."
+
+
+def _trainings(stage: _Stage) -> Iterator[Job]:
+    rows = sum(len(truth) for _, truth in stage.split.owners.values())
     features, classes = stage.split.buyer
     here = _encoded(stage, features)
-    figures = (
-        Figure("accuracy, training rows", result.accuracy_, twin_metrics["accuracy"]),
-        Figure("AUC, training rows", result.auc_, twin_metrics["auc"]),
-        Figure(f"accuracy, the {BUYER}'s own rows", *(_accuracy(m, here, classes) for m in (result.model_, twin))),
-        Figure("largest weight", *(_largest(m) for m in (result.model_, twin))),
-    )
-    rows = sum(len(truth) for _, truth in stage.split.owners.values())
-    return _job(stage, f"Training on the {rows} rows of {', '.join(OWNERS)}", result, figures)
+    stage.say(f"\nNow the {BUYER} has a logistic regression trained on the rows of all three clinics together.")
+    for engine in ENGINES:
+        stage.say(_ENGINE_TEXTS[engine])
+        with Buyer(stage.homes[BUYER], progress=stage.report) as buyer:
+            result = buyer.train(
+                FULL_STEPS if engine == "he" else SCHEDULE,
+                data=[f"{name}/{DATASET}" for name in OWNERS],
+                encoding=stage.encoding,
+                metrics=[] if engine == "he" else ["accuracy", "auc"],
+                purpose="demonstration",
+                engine=engine,
+            )
+        metrics, twin = _plain_twin(stage, JobFolder(result.folder).spec())
+        figures = (
+            *(Figure(f"{name}, training rows", float(result.metrics[name]), metrics[name]) for name in result.metrics),
+            Figure(f"accuracy, the {BUYER}'s own rows", *(_accuracy(m, here, classes) for m in (result.model_, twin))),
+            Figure("largest weight", *(_largest(m) for m in (result.model_, twin))),
+        )
+        yield _job(stage, f"Training on the {rows} rows of {', '.join(OWNERS)}", result, figures)
 
 
 def _job(stage: _Stage, title: str, result: JobResult, figures: tuple[Figure, ...]) -> Job:
     """The job with its receipt checked by the auditor, who knows nothing but the file and the cards it trusts."""
     folder = JobFolder(result.folder)
     verified = verify_receipt(folder.read(RECEIPT), TrustStore(stage.homes[AUDITOR]).cards())
+    spec, found = folder.spec(), LeakageReport.from_json(folder.read(REPORT))
     return Job(
         title=title,
+        engine=spec.engine,
+        dealer=spec.dealer.name if spec.dealer is not None else "",
+        repeats=spec.engine == "hybrid" or (spec.engine == "he" and (spec.has_dealer or spec.kind == "train")),
         job_id=result.job_id,
         figures=figures,
         planned=result.planned,
         measured=result.measured,
         seconds=result.seconds,
-        views=_views(folder.spec()),
+        views=_views(spec),
         checks=len(verified.checks),
         failed_checks=tuple(str(check) for check in verified.failures),
         receipt=result.folder / RECEIPT,
         report=result.write_report_page(),
-        verdict=LeakageReport.from_json(folder.read(REPORT)).verdict,
+        verdict=found.verdict,
+        hiding=tuple((hidden.label, hidden.bits) for hidden in found.hiding),
     )
 
 
@@ -207,16 +235,21 @@ def _plain_twin(stage: _Stage, spec: JobSpec) -> tuple[dict[str, float], Model]:
     from enclave.engines.plain import InsecurePlainEngine
     from enclave.models import Model
     from enclave.workloads import Inputs, finish, opened_outputs, release, run
+    from enclave.workloads.encrypted.training import plain_weights
 
     rows = {
         rank: RowSource(stage.folder / "data" / name / f"{DATASET}.parquet", spec.encoding)
         for rank, name in enumerate(OWNERS)
     }
-    engine = InsecurePlainEngine(spec.frac_bits, parties=len(spec.compute_parties))
-    sealed = run(engine, spec, Inputs(by_rank=rows))
-    found = finish(spec, release(engine, spec, sealed, Permit(spec.job_id, opened_outputs(spec))) or {})
-    assert found.accuracy is not None and found.auc is not None and found.weights is not None
-    return {"accuracy": found.accuracy, "auc": found.auc}, Model(spec.architecture, found.weights)
+    if not spec.has_dealer:
+        found = finish(spec, {"model": plain_weights(spec, rows)})
+    else:
+        clear = in_the_clear(spec)
+        engine = InsecurePlainEngine(spec.frac_bits, parties=len(spec.compute_parties))
+        sealed = run(engine, clear, Inputs(by_rank=rows))
+        found = finish(clear, release(engine, clear, sealed, Permit(spec.job_id, opened_outputs(clear))) or {})
+    assert found.weights is not None
+    return found.figures, Model(spec.architecture, found.weights)
 
 
 def _accuracy(model: Model, features: FloatArray, classes: IntArray) -> float:

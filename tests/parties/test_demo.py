@@ -48,18 +48,28 @@ def test_the_demonstration_agrees_with_plaintext_and_with_its_plan(tmp_path: Pat
     assert process.returncode == 0, err
     outcome = json.loads(out)
     assert outcome["ok"] is True and outcome["folder"] == str(folder)
-    evaluation, training = outcome["jobs"]
+    evaluations, trainings = outcome["jobs"][:4], outcome["jobs"][4:]
+    assert [job["engine"] for job in evaluations] == ["mpc", "hybrid", "he", "he"]
+    assert [job["engine"] for job in trainings] == ["mpc", "hybrid", "he"]
+    assert [job["dealer"] for job in outcome["jobs"]] == ["dealer", "dealer", None, "dealer", "dealer", "dealer", None]
     for job in outcome["jobs"]:
         assert job["measured"] == job["planned"] and job["planned"]["rounds"] > 0
         assert job["receipt"]["failed"] == [] and job["receipt"]["checks"] > 50
         assert Path(job["report"]["path"]).read_text().startswith("<!doctype html>")
         assert job["report"]["verdict"].startswith("Nothing undeclared was found")
-    for figure in evaluation["figures"]:
-        bound = 0.003 if figure["name"] == "AUC" else 1e-9
-        assert abs(figure["encrypted"] - figure["plaintext"]) <= bound, figure
-    for figure in training["figures"]:
-        assert abs(figure["encrypted"] - figure["plaintext"]) <= 0.01, figure
-    assert {v["party"] for v in training["views"]} >= {*OWNERS, "lab", "dealer"}
+        for hidden in job["hiding"]:
+            assert hidden["bits"] is None or hidden["bits"] >= 40
+    for job in evaluations:
+        for figure in job["figures"]:
+            bound = {"auc": 0.003, "mean_score": 1e-5}.get(figure["name"], 1e-9)
+            assert abs(figure["encrypted"] - figure["plaintext"]) <= bound, (job["engine"], figure)
+    assert len({f["encrypted"] for job in evaluations for f in job["figures"] if f["name"] == "accuracy"}) == 1
+    for job in trainings:
+        for figure in job["figures"]:
+            assert abs(figure["encrypted"] - figure["plaintext"]) <= 0.01, (job["engine"], figure)
+    assert evaluations[2]["hiding"] and trainings[2]["hiding"] and not trainings[0]["hiding"]
+    assert {v["party"] for v in trainings[0]["views"]} >= {*OWNERS, "lab", "dealer"}
+    assert "dealer" not in {v["party"] for v in trainings[2]["views"]}
     assert _processes_in(folder) == []
     assert err.startswith(f"Everything is kept in {folder}\n")
 
@@ -116,7 +126,13 @@ def test_a_job_is_in_order_only_if_all_of_it_is(tmp_path: Path) -> None:
     from parties.buyer import Cost
 
     cost, other = Cost(2, {("a", "b"): 8}), Cost(2, {("a", "b"): 9})
-    job = Job("t", "0" * 32, (Figure("x", 1.0, 1.0),), cost, cost, 1.0, (), 3, (), tmp_path, tmp_path, "v")
-    assert job.ok
-    assert not Job("t", "0" * 32, (), cost, other, 1.0, (), 3, (), tmp_path, tmp_path, "v").ok
-    assert not Job("t", "0" * 32, (), cost, cost, 1.0, (), 3, ("x: failed",), tmp_path, tmp_path, "v").ok
+
+    def done(measured: Cost, failed: tuple[str, ...] = ()) -> Job:
+        figures = (Figure("x", 1.0, 1.0),)
+        return Job(
+            "t", "mpc", "d", False, "0" * 32, figures, cost, measured, 1.0, (), 3, failed, tmp_path, tmp_path, "v"
+        )
+
+    assert done(cost).ok
+    assert not done(other).ok
+    assert not done(cost, ("x: failed",)).ok
