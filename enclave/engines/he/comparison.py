@@ -165,7 +165,7 @@ def forms(layout: Layout, prime: int, source: Source, y: Words) -> tuple[Callabl
     def factors(answer: int) -> Words:
         mask, at = masks[answer], form[answer]
         three = np.uint64(3) * mask % t
-        found = own * (t - np.uint64(2) * three)  # modulo 2^64: what is added makes it t - three or three
+        found: Words = own * (t - np.uint64(2) * three)  # modulo 2^64: what is added makes it t - three or three
         found += three
         found *= index > above[answer]
         plain = np.flatnonzero((at >= 0) & (at < bits))

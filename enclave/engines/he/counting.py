@@ -25,7 +25,7 @@ one of exactly 0 is class 0, since `margin` is above all noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,6 @@ __all__ = ["HIDING", "Counts", "Decisions", "Tally", "decided", "score_words", "
 Holders = Sequence[tuple[int, int]]
 Integers = NDArray[np.int64]
 _NUMBER_BITS = 24
-_BATCH_BLOCKS = 32
 _LARGEST_ERROR = 21  # of a centred binomial draw
 HIDING = Hiding(
     "counting", HIDING_BITS, "one flooded coefficient, fresh encryption of zero, shares of zero among owners"
@@ -67,7 +66,7 @@ def score_words(
     Args:
         weights: of one output. rows: this owner's; None elsewhere. bits: of returned coefficients, see `shares`.
 
-    **Cost** a round for every 32 blocks of the largest owner; degree / stride / 8 * bits bytes a row at stride 1.
+    **Cost** one round; N bits / 8 bytes for each block of N / stride rows.
     **Reveals** nothing: see `shares.to_shares`.
     """
     if weights.query.outputs != 1:
@@ -82,28 +81,22 @@ def _words_of(
 ) -> Protocol[Tensor]:
     session, (owner, count), ring = engine.session, holder, weights.ring
     packing, keys = weights.query.packing, weights.keys
+    edges = packing.blocks(count)
+
+    def answers() -> Iterator[Words]:
+        if rows is None or rows.rows != count:
+            raise BadData(f"expected {count} rows")
+        _, part = next(weights.parts())  # there is one output
+        for index in range(len(edges)):
+            yield ring.intt(weights.dot(rows.block(index).polynomials, part))
+
+    def gathered(blocks: Words) -> Words:
+        found = [block[packing.places(stop - start)] for block, (start, stop) in zip(blocks, edges, strict=True)]
+        return np.concatenate(found)
+
     pair = Pair(ring, owner, engine.buyer, keys.public, Source.fresh(), keys.secret)
-    edges, parts = packing.blocks(count), []
-    part = next(weights.parts())[1] if session.rank == owner else None  # there is one output
-    for first in range(0, len(edges), _BATCH_BLOCKS):
-        batch = edges[first : first + _BATCH_BLOCKS]
-        shape = (len(batch), 2, len(ring.primes), ring.degree)
-
-        def products(first: int = first, size: int = len(batch)) -> Words:
-            if rows is None or part is None or rows.rows != count:
-                raise BadData(f"expected {count} rows")
-            sums = [weights.dot(rows.block(index).polynomials, part)[0] for index in range(first, first + size)]
-            return ring.intt(np.stack(sums))
-
-        sums = at_rank(session, owner, shape, products)
-        parts.append((yield from to_shares(session, pair, sums, (len(batch),), bits, "decision:scores")))
-    sizes = [stop - start for start, stop in edges]
-
-    def gathered(*shares: Words) -> Words:
-        blocks = np.concatenate(shares)
-        return np.concatenate([block[packing.places(size)] for block, size in zip(blocks, sizes, strict=True)])
-
-    return session.local(gathered, (count,), *parts)
+    shares = yield from to_shares(session, pair, answers, len(edges), bits, "decision:scores")
+    return session.local(gathered, (count,), shares)
 
 
 # ---- decisions

@@ -142,7 +142,7 @@ def test_only_the_sum_of_two_owners_is_sent(run_he: Any, monkeypatch: pytest.Mon
 
     def spy(self: Any, keys: Any, words: Any) -> Any:
         found = read(self, keys, words)
-        singles.append(int(found[0]) >> 64 - self.torus_bits)
+        singles.append(int(found[0]) + (1 << 63 - self.torus_bits) >> 64 - self.torus_bits)
         return found
 
     monkeypatch.setattr(counting._Answer, "words_of", spy)
