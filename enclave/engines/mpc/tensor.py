@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,14 +103,18 @@ class RingTensor:
         return RingTensor(self.session, shape, self.frac_bits, piece, (), opened, pending=self.pending)
 
     def reshaped(self, shape: Sequence[int]) -> RingTensor:
-        """The same values in another shape. Private rows stay private; what was opened is opened anew."""
+        """The same values in another shape. Private rows stay private while no new row has two holders; what was opened
+        is opened anew."""
         target = tuple(shape)
-        if self.parts and self._share is None and target[:1] == self.shape[:1]:
-            parts = tuple(
-                Part(p.holder, (p.shape[0], *target[1:]), _reshape(p.plain, (p.shape[0], *target[1:])), p.stream)
-                for p in self.parts
-            )
-            return RingTensor(self.session, target, self.frac_bits, None, parts)
+        if self.parts and self._share is None and target:
+            row = math.prod(target[1:])
+            sizes = [math.prod(part.shape) for part in self.parts]
+            if row and all(size % row == 0 for size in sizes):
+                dims = [(size // row, *target[1:]) for size in sizes]
+                parts = tuple(
+                    Part(p.holder, d, _reshape(p.plain, d), p.stream) for p, d in zip(self.parts, dims, strict=True)
+                )
+                return RingTensor(self.session, target, self.frac_bits, None, parts)
         return RingTensor(self.session, target, self.frac_bits, _reshape(self.share, target), pending=self.pending)
 
 

@@ -22,7 +22,7 @@ from enclave.engines.mpc.recorder import Recorder
 from enclave.engines.mpc.session import Item, Session
 from enclave.errors import BadInput, BadSpec
 from enclave.executor.session import plan_job
-from enclave.messages import JobSpec, Training
+from enclave.messages import Architecture, JobSpec, Layer, TensorType, Training
 from enclave.models import dense_architecture
 from enclave.models.lenet import lenet_architecture
 from enclave.plan import Plan, make_plan
@@ -211,7 +211,7 @@ def test_a_training_masks_its_rows_once() -> None:
 
 
 def test_a_training_is_that_of_shares() -> None:
-    x, y = load_breast_cancer(return_X_y=True)
+    x, _ = load_breast_cancer(return_X_y=True)
     training = Training("logistic", 2, 64, 0.1)
     spec = job(x, classes(2), dense_architecture(30, [], 1), ("model", "accuracy"), training=training)
     plans = [plan_job(replace(spec, engine=engine)) for engine in ("mpc", "hybrid")]
@@ -286,6 +286,24 @@ def test_rows_standardised_over_owners() -> None:
     clear, found = result(spec, rows, weights), _hybrid(spec, rows, weights)
     assert found.accuracy == pytest.approx(clear.accuracy, abs=0.003)
     assert found.auc == pytest.approx(clear.auc, abs=1e-3)
+
+
+def test_a_layer_over_the_last_axis() -> None:
+    """Rows of several vectors each are so many rows, and still their owners'."""
+    rng = np.random.default_rng(5)
+    x, y = rng.normal(size=(30, 4, 6)), rng.integers(0, 3, 30)
+    layers = (
+        Layer("linear", "each", ("input",), ("a",)),
+        Layer("flatten", "flat", ("each",)),
+        Layer("linear", "last", ("flat",), ("b",)),
+    )
+    architecture = Architecture((4, 6), layers, (TensorType("a", (6, 2)), TensorType("b", (8, 3))))
+    weights = {p.name: rng.normal(size=p.shape) for p in architecture.parameters}
+    spec = job(x, classes(3), architecture, ("predictions",), owners=(10, 20))
+    rows = holders(spec, x.reshape(30, -1), y)
+    clear, found = result(spec, rows, weights), _hybrid(spec, rows, weights)
+    assert clear.predictions is not None and found.predictions is not None
+    np.testing.assert_allclose(found.predictions, clear.predictions, atol=1e-3)
 
 
 def test_a_perceptron() -> None:
