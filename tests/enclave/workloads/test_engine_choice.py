@@ -50,7 +50,7 @@ def test_a_layer_that_is_no_polynomial_is_named(activation: str) -> None:
 def test_a_sigmoid_between_layers_is_no_polynomial() -> None:
     first, second, *rest = square().layers
     layers = (first, Layer("sigmoid", second.name, ("first",)), *rest)
-    with pytest.raises(BadModel, match="layer square: .* found sigmoid"):
+    with pytest.raises(BadModel, match=r"layer square: .* found sigmoid"):
         check_spec(dealt(Architecture((3,), layers, square().parameters)))
 
 
