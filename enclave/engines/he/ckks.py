@@ -80,7 +80,8 @@ class Evaluator:
         self.context = context
         self._evaluator, self._encoder = sealapi.Evaluator(context.raw), sealapi.CKKSEncoder(context.raw)
         self._relin = None if relin is None else context.relin_keys(relin)
-        self._galois = context.galois_keys(galois) if galois else None
+        # one object for each key: a file that holds one at a time
+        self._galois = {element: context.galois_keys({element: digits}) for element, digits in (galois or {}).items()}
         # most primes of a ciphertext that each key takes; beyond, SEAL would use digits that are not there
         self._reach = {element: len(digits) for element, digits in (galois or {}).items()}
         self._products = 0 if relin is None else len(relin)
@@ -145,7 +146,7 @@ class Evaluator:
             return self._own(x)
         if self._reach.get(element, 0) < x.count:
             raise BadInput(f"no key for a rotation by {steps} of {x.count} primes")
-        return self._made(self._evaluator.apply_galois, self._own(x).raw, element, self._galois)
+        return self._made(self._evaluator.apply_galois, self._own(x).raw, element, self._galois[element])
 
     def lower(self, x: Encrypted, count: int) -> Encrypted:
         """The same numbers at the same scale under the first `count` primes."""

@@ -6,11 +6,11 @@ part. All other scales follow from the primes; they are public constants.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from enclave.engines.he.ckks import Encrypted, Evaluator, Plain
 from enclave.engines.he.descent import OwnRows, Problem, sigmoid_coefficients
@@ -18,7 +18,7 @@ from enclave.engines.he.evaluation_keys import KeyUse
 from enclave.engines.he.parameters import Parameters
 from enclave.engines.he.periods import Diagonals, Period
 
-__all__ = ["BOTTOM", "WEIGHT_BITS", "GramSteps", "RowSteps", "Steps", "carried", "key_uses", "resting"]
+__all__ = ["BOTTOM", "WEIGHT_BITS", "GramSteps", "RowSteps", "Steps", "carried", "key_uses", "pieces", "resting"]
 
 BOTTOM = 2  # primes that a step leaves
 WEIGHT_BITS = 46
@@ -29,9 +29,16 @@ _ROW_SCALE = 2.0**40  # of z = P w
 class Steps(Protocol):
     """An owner's plaintexts, encoded once."""
 
-    def part(self, weights: Encrypted) -> Encrypted:
-        """- M^T r(P w) / n of this owner's rows, at the bottom."""
+    def part(self, weights: Encrypted) -> Iterator[Encrypted | None]:
+        """- M^T r(P w) / n of this owner's rows, at the bottom, behind a None for each of `pieces` but the last."""
         ...
+
+
+def pieces(problem: Problem, owner: int, slots: int) -> int:
+    """Pieces of an owner's work in a step: seconds each, so that who waits can be told of progress in between."""
+    if problem.loss == "squared":
+        return 1
+    return -(-(problem.rows[owner] + problem.pseudo_rows(owner)) // slots)
 
 
 def key_uses(loss: str, period: Period, count: int) -> tuple[KeyUse, ...]:
@@ -78,11 +85,11 @@ class GramSteps:
         self._diagonals = period.encoded(evaluator, repeated, len(primes), float(primes[-1]))
         self._constant = resting(evaluator, problem, rows)
 
-    def part(self, weights: Encrypted) -> Encrypted:
+    def part(self, weights: Encrypted) -> Iterator[Encrypted | None]:
         """See `Steps`."""
         ev, period = self._evaluator, self._period
         moved = period.product(ev, self._diagonals, period.turned(ev, weights, 1, period.baby))
-        return ev.add_plain(ev.at_scale(moved, _WEIGHT_SCALE), self._constant)
+        yield ev.add_plain(ev.at_scale(moved, _WEIGHT_SCALE), self._constant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +130,26 @@ class RowSteps:
     GRADIENT_PRIMES = BOTTOM + 1  # of the residual, and so of the second diagonals
 
     def __init__(self, evaluator: Evaluator, problem: Problem, rows: OwnRows) -> None:
-        self._evaluator = evaluator
+        self._evaluator, self._problem, self._rows = evaluator, problem, rows
         self._period = Period.of(problem.columns, evaluator.context.slots)
         self._top = len(evaluator.context.primes)
         self._scales = _Scales.of(evaluator.context.parameters)
         self._coefficients = sigmoid_coefficients()
         self._kappa = float(self._coefficients[2] ** 0.25)
-        count, slots = len(rows.target), self._period.slots
-        real = np.arange(count) < count - rows.pseudo
-        bounds = [(start, min(start + slots, count)) for start in range(0, count, slots)]
-        self._blocks = [self._block(problem, rows, real, slice(*bound)) for bound in bounds]
+        self._blocks: list[_Block] = []
 
-    def _block(self, problem: Problem, rows: OwnRows, real: NDArray[np.bool_], part: slice) -> _Block:
+    def _encoded(self, index: int) -> _Block:
+        """Block `index`, encoded when it is first needed: in order."""
+        if index == len(self._blocks):
+            slots = self._period.slots
+            self._blocks.append(self._block(slice(index * slots, (index + 1) * slots)))
+        return self._blocks[index]
+
+    def _block(self, part: slice) -> _Block:
         ev, period, scales, kappa, top = self._evaluator, self._period, self._scales, self._kappa, self._top
+        problem, rows = self._problem, self._rows
         c1, c3, _ = self._coefficients
-        inside = real[part]
+        inside = (np.arange(len(rows.target)) < len(rows.target) - rows.pseudo)[part]
         shrunk = -_WEIGHT_SCALE / (scales.residual * kappa * problem.total)
         prime = float(ev.context.primes[self.GRADIENT_PRIMES - 1])
         target = np.where(inside, kappa * (0.5 - rows.target[part]), 0.0)
@@ -149,17 +161,20 @@ class RowSteps:
             ev.encode(target, top - 4, scales.residual),
         )
 
-    def part(self, weights: Encrypted) -> Encrypted:
+    def part(self, weights: Encrypted) -> Iterator[Encrypted | None]:
         """See `Steps`."""
         ev, period = self._evaluator, self._period
         babies = period.turned(ev, weights, 1, period.baby)
         total: Encrypted | None = None
-        for block in self._blocks:
+        for index in range(-(-len(self._rows.target) // period.slots)):
+            if index:
+                yield None
+            block = self._encoded(index)
             found = period.transposed(ev, block.second, self._residual(block, babies))
             total = found if total is None else ev.add(total, found)
         assert total is not None
         folded = period.folded(ev, total)
-        return ev.at_scale(ev.times(folded, folded.scale / _WEIGHT_SCALE), _WEIGHT_SCALE)
+        yield ev.at_scale(ev.times(folded, folded.scale / _WEIGHT_SCALE), _WEIGHT_SCALE)
 
     def _residual(self, block: _Block, babies: list[Encrypted]) -> Encrypted:
         """kappa (p(z) - y), a number for each row."""

@@ -21,7 +21,8 @@ rows are multiplied by kappa with kappa^4 = c5: the polynomial is then monic, an
 **Wrapping** 2 D coefficients of a refreshed phase reach scale * max|w|, the others are noise: one refresh wraps with
 probability below 2 D 2^WEIGHT_BITS max|w| / q. `wrap_bits` states it for weights below 2^MAGNITUDE_BITS.
 
-**Cost** keys: 2 rounds; 2 rounds a step and one for the last; the truncation. Bytes: `evaluation_keys.key_bytes` and
+**Cost** keys: 2 rounds; 2 rounds a step and one for the last; the truncation. Blocks
+of N / 2 rows beyond the first add a round of one word each. Bytes: `evaluation_keys.key_bytes` and
 per step 4 polynomials at the bottom from each owner, one of the whole chain to each.
 
 **Reveals** the rounded weights, to the buyer, at the release.
@@ -33,6 +34,7 @@ per step 4 polynomials at the bottom from each owner, one of the whole chain to 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -48,6 +50,7 @@ from enclave.engines.he.encrypted_steps import (
     Steps,
     carried,
     key_uses,
+    pieces,
     resting,
 )
 from enclave.engines.he.engine import HeEngine
@@ -58,7 +61,8 @@ from enclave.engines.he.planner import Hiding
 from enclave.engines.he.refresh import Refresh
 from enclave.engines.he.ring import Words
 from enclave.engines.he.truncation import Truncated, truncated
-from enclave.engines.mpc.session import Protocol, Session, Tensor
+from enclave.engines.mpc.random import fresh_key
+from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Blank
 from enclave.errors import BadSpec
 
@@ -75,6 +79,7 @@ __all__ = [
 
 MAGNITUDE_BITS = 16
 LEAST_WRAP_BITS = 40
+MOST_COLUMNS = 1024  # with more, a block of rows takes too long to encode
 RELEASED_BITS = 20  # most fractional bits of a released weight
 MOST_MEMORY_BYTES = 4 << 30
 _NOISE_BITS = 40  # of a coefficient, generously
@@ -111,6 +116,11 @@ def memory_bytes(problem: Problem) -> int:
 
 def check(problem: Problem) -> None:
     """Raises BadSpec for a training that the chain, or the memory of an owner, has no room for."""
+    if problem.loss == "logistic" and problem.columns > MOST_COLUMNS:
+        raise BadSpec(
+            f"expected at most {MOST_COLUMNS} weights, found {problem.columns}",
+            hint="fewer columns, or hybrid or mpc would do",
+        )
     if memory_bytes(problem) > MOST_MEMORY_BYTES:
         raise BadSpec(
             f"the encoded rows of an owner would take {memory_bytes(problem) >> 20} MiB, at most "
@@ -208,16 +218,35 @@ def _descended(engine: HeEngine, problem: Problem, rows: OwnRows | None, frac_bi
     owner = None if rows is None or evaluator is None else _Owner(engine, evaluator, problem, rows)
     for step in range(1, problem.steps):
         with engine.stage(f"step {step} of {problem.steps}"):
-            fresh = yield from refresh.refreshed(None if owner is None else owner.part())
+            part = yield from _worked(engine, problem, owner, first=step == 1)
+            fresh = yield from refresh.refreshed(part)
             if owner is not None and fresh is not None:
                 owner.take(fresh)
     with engine.stage(f"step {problem.steps} of {problem.steps}"):
-        share = yield from refresh.shared(None if owner is None else owner.part())
+        part = yield from _worked(engine, problem, owner, first=problem.steps == 1)
+        share = yield from refresh.shared(part)
     if engine.session.blank:
         return Blank((problem.columns,))
     if share is None:
         return np.zeros(problem.columns, np.uint64)
     return weight_words(refresh.low, share, period, 2.0**WEIGHT_BITS, frac_bits)[: problem.columns]
+
+
+def _worked(engine: HeEngine, problem: Problem, owner: _Owner | None, *, first: bool) -> Protocol[Words | None]:
+    """The owner's part. In between it tells the buyer that it works, who would otherwise give it up for lost.
+
+    Cost: a round of one word for each piece of the longest work but the last. The first step has one piece.
+    """
+    slots = parameters_of(problem.loss).degree // 2
+    counts = [1 if first else pieces(problem, index, slots) for index in range(len(problem.rows))]
+    work = None if owner is None else owner.part()
+    for piece in range(1, max(counts)):
+        at_work = [index for index, count in enumerate(counts) if count > piece]
+        if work is not None and engine.rank in at_work:
+            next(work)
+        word = Blank((1,)) if owner is None else np.frombuffer(fresh_key()[:8], np.uint64)
+        yield [Item("he:working", word, sender=index, to=engine.buyer) for index in at_work]
+    return None if work is None else next(work)
 
 
 def _hiding(problem: Problem) -> Hiding:
@@ -243,15 +272,22 @@ class _Owner:
         """The refreshed weights."""
         self._before, self._weights = self._weights, self._evaluator.encrypted(residues, 2.0**WEIGHT_BITS)
 
-    def part(self) -> Words:
-        """This owner's part of the next weights, [2, BOTTOM, N], evaluation form; the first's carries the old ones."""
+    def part(self) -> Iterator[Words | None]:
+        """This owner's part of the next weights, [2, BOTTOM, N], evaluation form; the first's carries the old ones.
+
+        A None comes before it for each piece of the work but the last.
+        """
         ev, problem = self._evaluator, self._problem
         if self._weights is None:
             coded = ev.context.residues(resting(ev, problem, self._rows).raw)
-            return np.stack((coded, np.zeros_like(coded)))
+            yield np.stack((coded, np.zeros_like(coded)))
+            return
         if self._steps is None:
             self._steps = (RowSteps if problem.loss == "logistic" else GramSteps)(ev, problem, self._rows)
-        found = self._steps.part(self._weights)
-        if self._leads:
-            found = ev.add(found, carried(ev, self._weights, self._before, problem.momentum))
-        return found.residues
+        for found in self._steps.part(self._weights):
+            if found is None:
+                yield None
+            elif self._leads:
+                yield ev.add(found, carried(ev, self._weights, self._before, problem.momentum)).residues
+            else:
+                yield found.residues

@@ -147,6 +147,18 @@ def test_one_owner_is_its_twin_in_known_rounds_and_bytes(run_he: Any) -> None:
     assert ran.sessions[0].rounds == 2 + 2 * 2 + 1 + 5
 
 
+def test_blocks_of_rows_add_up_and_tell_the_buyer_of_progress(run_he: Any) -> None:
+    g = np.random.default_rng(5)
+    x = np.c_[g.normal(size=(8500, 2)), np.ones(8500)]
+    y = (x @ [1.5, -1.0, 0.3] + g.logistic(size=8500) > 0).astype(float)
+    problem = Problem("logistic", (100, 8400), 3, True, 3, rate=1.0, l2=0.01)
+    rows = [own_rows(problem, 0, x[:100], y[:100]), own_rows(problem, 1, x[100:], y[100:])]
+    ran = run_he(3, program(problem, rows))
+    assert np.abs(ran.results[2] - plain_training(problem, rows)).max() < 1e-5
+    working = [record for _, record in ran.records if record[0] == "open" and record[1][0] == "he:working"]
+    assert [record[1:] for record in working] == [(("he:working", "add", 8, 1, 2),)] * 2
+
+
 def test_a_training_of_zeros_is_refused_at_its_owner(run_he: Any) -> None:
     problem = Problem("logistic", (20,), 3, False, 2)
     rows = [OwnRows(np.zeros((20, 3)), np.zeros((20, 3)), np.zeros(20), 0)]
