@@ -24,6 +24,12 @@ def test_the_table_is_reached_and_one_bit_more_is_refused_here_and_by_seal(degre
     assert "security" in parameters._verdict(degree, above)
 
 
+def test_what_seal_alone_refuses_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parameters, "_verdict", lambda degree, primes: "insecure")
+    with pytest.raises(BadInput, match="expected parameters that SEAL accepts, found: insecure"):
+        checked("bfv", 4096, primes_of(4096, (40,)))
+
+
 def test_the_special_prime_counts() -> None:
     primes, special = primes_of(4096, (40, 40)), primes_of(4096, (45,))[0]
     assert checked("bfv", 4096, primes).total_bits == 80

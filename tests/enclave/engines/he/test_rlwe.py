@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from enclave.engines.he.keys import Domain, PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.noise import zero_variance
 from enclave.engines.he.parameters import checked, primes_of
 from enclave.engines.he.ring import Ring
 from enclave.engines.he.rlwe import decode, encrypt, encrypt_zero, expand, phase, signed, zero_parts
@@ -73,6 +74,7 @@ def test_encryptions_of_zero_are_zero_with_the_noise_of_three_products() -> None
     noise = RING.to_integers(phase(key, zeros)).astype(float)
     expected = ERROR_DEVIATION * np.sqrt(1 + 4 * N / 3)  # e u + e0 + e1 s, u and s ternary
     assert abs(noise.std() / expected - 1) < 0.05
+    assert 0.5 < noise.var() / zero_variance(N) < 1  # planned for u and s without zeros
     assert len(np.unique(zeros[:, 1, 0, :8])) == 32  # c1 differs each time
 
 

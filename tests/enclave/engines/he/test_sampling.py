@@ -51,6 +51,11 @@ def test_secrets_are_uniformly_ternary() -> None:
     assert _ternary_p(biased) < LEAST  # two percent of zeros too many are seen
 
 
+def test_secrets_are_the_remainders_of_bytes_below_255() -> None:
+    data = KeyStream((1).to_bytes(16, "big")).words(1, 4096).tobytes()
+    assert _source().ternary(30_000).tolist() == [b % 3 - 1 for b in data if b < 255][:30_000]
+
+
 def test_errors_are_centred_binomial_and_as_wide_as_seal_has_them() -> None:
     errors = _source().error(40, N)
     assert _error_p(errors) > LEAST
