@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.comparison import Layout, at_rank, less_than
+from enclave.engines.he.comparison import less_than
 from enclave.engines.he.engine import HeEngine, Keys
 from enclave.engines.he.linear import EncryptedWeights
 from enclave.engines.he.packing import EncodedRows
@@ -43,6 +43,7 @@ from enclave.engines.he.sampling import Source
 from enclave.engines.he.shares import Pair, hiding, to_shares
 from enclave.engines.he.slots import DEGREE, HIDING_BITS, slot_parameters, times_secret
 from enclave.engines.he.wire import pack, pack_bits, packed_words, unpack, unpack_bits
+from enclave.engines.he.zero_forms import at_rank
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
 from enclave.errors import BadData, BadSpec
 
@@ -53,7 +54,9 @@ Integers = NDArray[np.int64]
 _NUMBER_BITS = 24
 _LARGEST_ERROR = 21  # of a centred binomial draw
 HIDING = Hiding(
-    "counting", HIDING_BITS, "one flooded coefficient, fresh encryption of zero, shares of zero among owners"
+    "counting",
+    HIDING_BITS,
+    "one coefficient, flooded, re-randomised (RLWE), for a key holder that encrypts honestly; shares of zero among owners",
 )
 
 
@@ -130,13 +133,12 @@ def decided(
 
 def _decided(engine: HeEngine, holder: tuple[int, int], word: Tensor, bits: int, margin: int) -> Protocol[Tensor]:
     session, (owner, count) = engine.session, holder
-    layout = Layout(count, bits - 1)
     drop, low, top = np.uint64(64 - bits), np.uint64((1 << bits - 1) - 1), np.uint64(bits - 1)
     own = at_rank(session, owner, (count,), lambda: word - np.uint64(margin) >> drop)
     held = at_rank(session, engine.buyer, (count,), lambda: word >> drop)
     x = at_rank(session, engine.buyer, (count,), lambda: low - (held & low))
     y = at_rank(session, owner, (count,), lambda: own & low)
-    carry = yield from less_than(engine, owner, layout, x, y)
+    carry = yield from less_than(engine, owner, bits - 1, count, x, y)
     mine = at_rank(session, owner, (count,), lambda: carry ^ own >> top ^ np.uint64(1))
     return mine if session.rank == owner else at_rank(session, engine.buyer, (count,), lambda: carry ^ held >> top)
 

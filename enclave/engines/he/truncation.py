@@ -37,12 +37,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.comparison import Layout, at_rank, less_than
+from enclave.engines.he.comparison import less_than
 from enclave.engines.he.engine import HeEngine, Keys
 from enclave.engines.he.planner import Hiding
 from enclave.engines.he.ring import Words
 from enclave.engines.he.sampling import Source
 from enclave.engines.he.slots import DEGREE, HIDING_BITS, Slots, plaintext_primes, slot_parameters
+from enclave.engines.he.zero_forms import at_rank
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.errors import BadSpec
 
@@ -50,7 +51,7 @@ __all__ = ["HIDING", "Truncated", "truncated"]
 
 _NUMBER_BITS = 24
 _MASK_BITS = HIDING_BITS
-HIDING = Hiding("truncation", HIDING_BITS, "fresh encryption of zero and integer flooding")
+HIDING = Hiding("truncation", HIDING_BITS, "flooded, re-randomised (RLWE), for a key holder that encrypts honestly")
 
 
 @lru_cache(maxsize=1)
@@ -156,7 +157,7 @@ def truncated(engine: HeEngine, share: Tensor, count: int, bits: int, shift: int
     held = at_rank(session, buyer, (count,), lambda: word & mask)
     x = at_rank(session, buyer, (count,), lambda: low - (held & low))
     y = at_rank(session, owner, (count,), lambda: own & low)
-    flags = yield from less_than(engine, owner, Layout(count, shift), x, y)
+    flags = yield from less_than(engine, owner, shift, count, x, y)
     first = session.new_stream() << _NUMBER_BITS
     size = sum(slots.query_words(shape.blocks) for slots in shape.slots)
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enclave.engines.he import comparison
-from enclave.engines.he.comparison import Layout, less_than
+from enclave.engines.he import zero_forms
+from enclave.engines.he.comparison import bits_of, layout_of, less_than, order_forms
 from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
 from enclave.engines.he.sampling import Source
 from enclave.engines.he.slots import DEGREE, Slots, plaintext_primes, slot_parameters, uniform_below
+from enclave.engines.he.zero_forms import Draws, answered
 from enclave.errors import BadInput, BadSpec
 
 SLOTS = Slots(*plaintext_primes(1))
@@ -34,7 +35,7 @@ def _numbers(rows: int, bits: int, seed: int = 1) -> tuple[np.ndarray, np.ndarra
 
 
 def _program(x: np.ndarray, y: np.ndarray, bits: int, owner: int = 0) -> Callable[[Any], Any]:
-    return lambda engine: engine.run(less_than(engine, owner, Layout(len(x), bits), x, y))
+    return lambda engine: engine.run(less_than(engine, owner, bits, len(x), x, y))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_rounds_and_bytes(run_he: Any, rows: int, bits: int, rounds: int, up: fl
 @pytest.mark.parametrize(("rows", "bits"), [(0, 8), (3, 0), (3, 64)])
 def test_what_cannot_be_compared(rows: int, bits: int) -> None:
     with pytest.raises(BadSpec, match="expected rows"):
-        Layout(rows, bits)
+        layout_of(rows, bits)
 
 
 # ---- what the buyer sees
@@ -97,11 +98,13 @@ class _Keys:
 
     def view(self, x: np.ndarray, y: np.ndarray, bits: int, source: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """What the buyer decrypts, places of rows [bits + 1, rows], and the owner's shares."""
-        layout = Layout(len(x), bits)
-        words = SLOTS.query(self.secret, layout.spread(comparison.bits_of(x, bits)), self.seed, self.used)
+        layout = layout_of(len(x), bits)
+        words = SLOTS.query(self.secret, layout.spread(bits_of(x, bits)), self.seed, self.used)
         query = SLOTS.received(words, self.seed, self.used, bits)
         self.used += bits
-        answer, shares = comparison.compared(SLOTS, layout, self.public, source or Source.fresh(), query, y)
+        answer, shares = answered(
+            SLOTS, layout, self.public, source or Source.fresh(), query, bits_of(y, bits), order_forms
+        )
         slots = SLOTS.opened(self.secret, answer, layout.answers)
         return slots[:, : layout.copies * layout.width].reshape(-1, layout.width)[: bits + 1], shares
 
@@ -151,7 +154,7 @@ def test_each_random_choice_is_needed(keys: _Keys, monkeypatch: pytest.MonkeyPat
     def fixed(source: Source, below: int, *shape: int) -> np.ndarray:
         return np.zeros(shape, np.uint64) if below == bound else uniform_below(source, below, *shape)
 
-    monkeypatch.setattr(comparison, "uniform_below", fixed)
+    monkeypatch.setattr(zero_forms, "uniform_below", fixed)
     assert suspicion in _suspicions(keys.view(*_case(True), 6)[0])
 
 
@@ -182,11 +185,12 @@ def test_noise_stays_below_its_bound(keys: _Keys) -> None:
     """The flood hides what is below 2^29; honest noise leaves a factor of 4 at least."""
     ring, bits = SLOTS.ring, 3
     x, y = np.zeros(4096, np.uint64), np.ones(4096, np.uint64)
-    layout = Layout(4096, bits)
-    words = SLOTS.query(keys.secret, layout.spread(comparison.bits_of(x, bits)), keys.seed, keys.used)
+    layout = layout_of(4096, bits)
+    words = SLOTS.query(keys.secret, layout.spread(bits_of(x, bits)), keys.seed, keys.used)
     query = SLOTS.received(words, keys.seed, keys.used, bits)
     keys.used += bits
-    factors, _, _ = comparison.forms(layout, T, Source.fresh(), y)
+    draws = Draws.fresh(layout, T, Source.fresh())
+    factors, _ = order_forms(layout, T, draws, layout.spread(bits_of(y, bits)))
     product = ring.dot(SLOTS.factors(factors(0)), query)
     secret = keys.secret.reveal(ring)
     bare = ring.intt(ring.add(product[0], ring.multiply(product[1], secret)))
