@@ -45,6 +45,7 @@ STATISTICAL_BITS = 40
 _DEGREES = (4096, 8192, 16384)
 _PRIME_BITS = 50  # the kernels are several times as fast below 2^50
 _LEAST_PRIME_BITS = 24
+_SPARE_BITS = 3  # below the table's limit: estimates of attacks on ternary secrets move by about that
 _BUTTERFLY_S = 1e-9  # CPU time of one butterfly of a transform, for comparing plans only
 
 
@@ -318,9 +319,10 @@ class _Shape:
         back = math.ceil(math.log2(z * math.sqrt(dropping_variance(self.degree))) + share)
         sizes = _sizes(total, back) if self.finishing == FLOOD else _even(total)
         special = [_PRIME_BITS] if self.expansion.levels else []
-        if sum(sizes) + sum(special) > MOST_BITS[self.degree]:
+        most = MOST_BITS[self.degree] - _SPARE_BITS
+        if sum(sizes) + sum(special) > most:
             special = [max(sizes)] if special else []  # more switching noise, which `plan` answers for
-        if sum(sizes) + sum(special) > MOST_BITS[self.degree]:
+        if sum(sizes) + sum(special) > most:
             return None
         primes = primes_of(self.degree, [*special, *sizes])
         # of all candidates only the best is checked: SEAL takes a while

@@ -14,6 +14,7 @@ from enclave.engines.he.rlwe import decode, encrypt, encrypt_zero, expand, phase
 from enclave.engines.he.sampling import ERROR_DEVIATION, Source
 from enclave.engines.he.switching import SwitchKey, automorphism_key, relinearisation_key
 from enclave.errors import BadInput, Refused
+from tests.enclave.engines.he.seal_referee import Referee, noise_bits
 
 N = 4096
 PARAMETERS = checked("bfv", N, primes_of(N, (34, 34)), primes_of(N, (40,))[0])
@@ -66,6 +67,20 @@ def test_every_encryption_and_every_key_has_errors_of_its_own() -> None:
             message = np.zeros_like(left)
             message[digit] = [x * special % key_ring.primes[digit] for x in target[digit].tolist()]
             assert _is_error(key_ring.intt(key_ring.sub(left, message)), key_ring)
+
+
+@pytest.mark.parametrize("t", [2, 65537, (1 << 20) - 3, 1 << 45, (1 << 59) - 1, 1 << 59])
+def test_seal_decrypts_our_ciphertexts_of_messages_modulo_any_t(t: int) -> None:
+    parameters = checked("bfv", N, primes_of(N, (36, 36)), primes_of(N, (37,))[0])
+    ring, key = parameters.ring(), SecretKey(parameters.key_ring(), Source.fresh(), 10)
+    m = np.random.default_rng(3).integers(0, t, N)
+    phases = ring.from_integers((2 * ring.modulus * m.astype(object) + t) // (2 * t))
+    ciphertext = expand(ring, encrypt(key, phases, SEED, 0), SEED, 0)
+    referee = Referee(parameters, key, t)
+    object_ = referee.ciphertext(ciphertext)
+    assert (referee.decrypt(object_) == m.astype(np.uint64)).all()
+    fresh = noise_bits(ring, t, referee.budget(object_))
+    assert 2 < fresh < 6  # errors of at most 21 and a rounding
 
 
 def test_encryptions_of_zero_are_zero_with_the_noise_of_three_products() -> None:
