@@ -2,7 +2,7 @@
 
 `HybridEngine` is `MpcEngine`, but for products of rows that owners know in the clear with weights that one rank, the
 buyer, knows in the clear: the buyer sends its weights encrypted, once, each owner multiplies its own plaintext rows
-with them, and the product becomes shares (`he.encrypted_weights`). Rows leave their owner in no form then, not even
+with them, and the product becomes shares (`he.shared_products`). Rows leave their owner in no form then, not even
 masked, and what travels does not depend on their width. The rest, metrics included, runs on shares with the dealer.
 
 Which products are encrypted follows from shapes alone, so that all parties, the plan and the dealer agree; the plan
@@ -20,9 +20,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.encrypted_weights import EncryptedWeights, KnownRows
+from enclave.engines.he.encodings import Encodings
 from enclave.engines.he.matvec import MatrixPacking
 from enclave.engines.he.planner import Hiding
+from enclave.engines.he.shared_products import KnownRows, SharedProducts
 from enclave.engines.he.shares import hiding
 from enclave.engines.interface import Engine
 from enclave.engines.mpc.engine import MpcEngine
@@ -111,7 +112,7 @@ class HybridEngine(MpcEngine):
         super().__init__(session, frac_bits, network)
         self._rows, self._always = dict(rows or {}), always
         receivers = tuple(sorted(self._rows)) or tuple(range(session.parties))
-        self._encrypted = EncryptedWeights(session, frac_bits, receivers)
+        self._encrypted = SharedProducts(session, frac_bits, receivers)
         self._statements: dict[Hiding, None] = {}
 
     @property
@@ -195,7 +196,12 @@ def _cheapest(degree: int, rows: int, inputs: int, outputs: int, price: float) -
 
 
 def engine_for(
-    engine: str, session: Session, frac_bits: int, network: str = "lan", rows: Mapping[int, int] | None = None
+    engine: str,
+    session: Session,
+    frac_bits: int,
+    network: str = "lan",
+    rows: Mapping[int, int] | None = None,
+    encodings: Encodings | None = None,
 ) -> Engine:
     """The engine of a job, as its specification names it.
 
@@ -203,11 +209,12 @@ def engine_for(
         engine: "mpc"; "hybrid", which encrypts what is cheaper so; "he", which encrypts whatever rows and weights meet
             and, without a dealer, opens nothing but its outputs.
         rows: of the whole job by rank, if each is read once, see `HybridEngine`.
+        encodings: where an owner keeps encoded rows, if it does; "he" alone has a use for them.
     """
     if engine == "mpc":
         return cast(Engine, MpcEngine(session, frac_bits, network))
     if engine == "he" and not session.has_dealer:
         from enclave.engines.he.engine import HeEngine
 
-        return cast(Engine, HeEngine(session, frac_bits))
+        return cast(Engine, HeEngine(session, frac_bits, encodings=encodings))
     return cast(Engine, HybridEngine(session, frac_bits, network, rows, always=engine == "he"))

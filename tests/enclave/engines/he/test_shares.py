@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from enclave.engines.he import shares
-from enclave.engines.he.encrypted_weights import multiply, noise_deviation, parameters
 from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
 from enclave.engines.he.matvec import MatrixPacking
 from enclave.engines.he.parameters import checked, primes_of
 from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.rlwe import encrypt, encrypt_zero, expand
 from enclave.engines.he.sampling import Source
+from enclave.engines.he.shared_products import multiply, noise_deviation, parameters
 from enclave.engines.he.shares import Pair, returned_bits, rounding_deviation, to_shares
 from enclave.engines.mpc.session import Session
 from enclave.errors import BadSpec

@@ -9,6 +9,7 @@ One instance belongs to one session, and a secret key to one instance: keys are 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from enclave.engines.he import rlwe
 from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.linear import side_by_side
 from enclave.engines.he.matvec import MatrixPacking
 from enclave.engines.he.parameters import Parameters, checked, primes_of
 from enclave.engines.he.ring import Ring, Words
@@ -27,7 +29,7 @@ from enclave.engines.mpc import kernels
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
 from enclave.engines.mpc.tape import Array, Blank
 
-__all__ = ["EncryptedWeights", "KnownRows", "multiply", "noise_deviation", "parameters"]
+__all__ = ["KnownRows", "SharedProducts", "multiply", "noise_deviation", "parameters"]
 
 # Safety: a conversion leaves its reader a uniform share and nothing to learn of the key, so a high cap does no harm.
 _MOST_CONVERSIONS = 1 << 40
@@ -51,29 +53,35 @@ class KnownRows:
     pieces: Callable[[], Iterable[NDArray[np.int64]]]
 
 
-def multiply(ring: Ring, packing: MatrixPacking, rows: Iterable[NDArray[np.int64]], queries: Words) -> Iterator[Words]:
+def multiply(
+    ring: Ring, packing: MatrixPacking, rows: Iterable[NDArray[np.int64]], queries: Words, workers: int = 1
+) -> Iterator[Words]:
     """Ciphertexts [1, 2, k, N], coefficient form, of all products: one for each block of rows.
 
     Args:
         rows: pieces [any, inputs], the integers that the words stand for.
         queries: [groups, 2, k, N], evaluation form.
+        workers: threads that compute.
     """
-    for block in _blocks(rows, packing.block_rows):
-        columns = ring.encode_rows(_arranged(packing, block))
-        yield ring.intt(ring.dot(columns, queries))[None]
+    for blocks in _blocks(rows, packing.block_rows):
+
+        def work(index: int, blocks: Sequence[NDArray[np.int64]] = blocks) -> Words:
+            columns = ring.encode_rows(_arranged(packing, blocks[index]))
+            return ring.intt(ring.dot(columns, queries))[None]
+
+        yield from side_by_side(work, len(blocks), workers)
 
 
-def _blocks(pieces: Iterable[NDArray[np.int64]], size: int) -> Iterator[NDArray[np.int64]]:
-    """The same rows in pieces of `size`, and a last one with what is left."""
+def _blocks(pieces: Iterable[NDArray[np.int64]], size: int) -> Iterator[list[NDArray[np.int64]]]:
+    """The same rows in blocks of `size`, some at a time, and a last one with what is left."""
     rest: NDArray[np.int64] | None = None
     for piece in pieces:
         rest = piece if rest is None or not len(rest) else np.concatenate((rest, piece))
         full = len(rest) // size * size
-        for start in range(0, full, size):
-            yield rest[start : start + size]
+        yield [rest[start : start + size] for start in range(0, full, size)]
         rest = rest[full:]
     if rest is not None and len(rest):
-        yield rest
+        yield [rest]
 
 
 def _arranged(packing: MatrixPacking, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -113,7 +121,7 @@ class _Query:
 
 
 @dataclass(slots=True)
-class EncryptedWeights:
+class SharedProducts:
     """Products of rows known to owners with weights known to one rank, or shared, in a session.
 
     Args:
@@ -250,7 +258,7 @@ class EncryptedWeights:
 
         def answers() -> Iterator[Words]:
             assert query.ciphertexts is not None
-            return multiply(ring, packing, rows.pieces(), query.ciphertexts)
+            return multiply(ring, packing, rows.pieces(), query.ciphertexts, os.cpu_count() or 1)
 
         pair = Pair(ring, rows.holder, buyer, keys.public_key, keys.source, keys.secret_key)
         share = yield from to_shares(session, pair, answers, packing.blocks(rows.count), self.bits)
