@@ -205,14 +205,14 @@ class EncodedRows:
     def _several(self, edges: Sequence[tuple[int, int]]) -> Words:
         found = np.empty((len(edges), *self._shape), np.uint64)
         for place, (start, stop) in enumerate(edges):
-            found[place] = self._encoded(start, stop)
+            self._encoded(start, stop, found[place])
         return found
 
-    def _encoded(self, start: int, stop: int) -> Words:
+    def _encoded(self, start: int, stop: int, out: Words | None = None) -> Words:
         with self._reading:
             rows = self._source.block(start, stop)
         # Safety: more than was declared would show through the noise that hides the rows.
         largest = max(float(rows.max(initial=0.0)), -float(rows.min(initial=0.0)))
         if not largest * 2.0**self._bits <= self._limit:
             raise BadData("a value of a row is larger than its column declares, or is not a number")
-        return self._ring.encode_rows(self._packing.arranged(rows), self._bits)
+        return self._ring.encode_rows(self._packing.arranged(rows), self._bits, out)

@@ -146,14 +146,17 @@ class Ring:
 
     def encode(self, v: NDArray[Any]) -> Words:
         """Signed integers [..., N] -> evaluation form [..., k, N]: `ntt(from_integers(v))`."""
+        if v.dtype == np.int64 and v.shape[-1:] == (self.degree,):
+            return kernels.encode(self._tables, v)
         return self.ntt(self.from_integers(v))
 
-    def encode_rows(self, rows: NDArray[Any], bits: int = 0) -> Words:
+    def encode_rows(self, rows: NDArray[Any], bits: int = 0, out: Words | None = None) -> Words:
         """A block of rows -> one constant-stride polynomial for each column, in evaluation form.
 
         Args:
             rows: [n, d], n <= N, float64 or integers; missing rows are zeros.
             bits: float64 is scaled by 2^bits and rounded to nearest, ties to even; integers are taken as they are.
+            out: where to put the result, contiguous: fresh memory costs about as much as the transforms.
 
         Returns:
             [d, k, N].
@@ -164,9 +167,11 @@ class Ring:
             raise BadInput(f"expected at most {self.degree} rows and 62 bits, found shape {rows.shape} and {bits} bits")
         if rows.dtype.kind not in "fiub" or rows.dtype == np.uint64:
             raise BadInput(f"expected integers that int64 holds or floating point numbers, found {rows.dtype}")
+        if out is not None and (out.shape[:-2] != rows.shape[1:] or not self._checked(out).flags.c_contiguous):
+            raise BadInput(f"expected contiguous room for {rows.shape[1]} columns, found shape {out.shape}")
         rows = rows.astype(np.float64 if rows.dtype.kind == "f" else np.int64, copy=False)
         try:
-            return kernels.encode_rows(self._tables, rows, bits)
+            return kernels.encode_rows(self._tables, rows, bits, out)
         except ValueError as error:
             raise BadInput(str(error)) from error
 

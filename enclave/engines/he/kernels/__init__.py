@@ -43,6 +43,7 @@ __all__ = [
     "automorphism_ntt",
     "dot",
     "drop_last",
+    "encode",
     "encode_rows",
     "from_torus",
     "from_words",
@@ -164,17 +165,31 @@ def from_words(tables: Tables, words: Words, bits: int) -> Words:
     return out
 
 
-def encode_rows(tables: Tables, rows: NDArray[Any], bits: int) -> Words:
+def encode(tables: Tables, v: NDArray[np.int64]) -> Words:
+    """int64 [..., N] -> evaluation form [..., k, N]."""
+    if native is None:
+        return portable.ntt(tables, portable.reduce_signed(tables, v))
+    out = reduce_signed(tables, v)
+    native.ntt(out, out, tables.primes, tables.roots, tables.root_quotients, tables.lanes, tables.degree)
+    return out
+
+
+def encode_rows(tables: Tables, rows: NDArray[Any], bits: int, out: Words | None = None) -> Words:
     """float64 or int64 [n, d], n <= N -> [d, k, N] in evaluation form, in one pass over the rows.
 
     float64 is scaled by 2^bits and rounded to nearest, ties to even; int64 is taken as it is.
 
+    Args:
+        out: where to put the result, contiguous: fresh memory costs about as much as the transforms.
+
     Raises: ValueError: a value that is not finite or reaches 2^62 after scaling.
     """
+    if out is None:
+        out = np.empty((rows.shape[1], len(tables.primes), tables.degree), np.uint64)
     if native is None:
-        return portable.encode_rows(tables, rows, bits)
+        out[...] = portable.encode_rows(tables, rows, bits)
+        return out
     real = rows.dtype == np.float64
-    out = np.empty((rows.shape[1], len(tables.primes), tables.degree), np.uint64)
     if rows.shape[1] > 1 and rows.strides[1] != rows.itemsize:
         rows = np.ascontiguousarray(rows)
     roots, quotients = tables.roots, tables.root_quotients

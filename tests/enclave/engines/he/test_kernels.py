@@ -165,6 +165,7 @@ def test_signed_integers(degree: int, seed: int) -> None:
     for i, p in enumerate(primes_of(degree)):
         assert out[:, i].tolist() == [[int(a) % p for a in row] for row in v.tolist()]
     assert np.array_equal(out, portable.reduce_signed(tables, v))
+    assert np.array_equal(kernels.encode(tables, v), kernels.ntt(tables, out))
 
 
 @settings(max_examples=40, deadline=None)

@@ -177,6 +177,9 @@ def test_a_block_of_rows_times_weights() -> None:
     expected = np.rint(rows * 2**20).astype(np.int64) @ weights
     assert scores[:, :60].tolist() == [expected.tolist()] * 2 and not scores[:, 60:].any()
     blocks = np.stack([ring.encode_rows(rows, 20), ring.encode_rows(rows[::-1], 20)])
+    room = np.empty_like(blocks)
+    ring.encode_rows(rows, 20, room[0])
+    assert ring.encode_rows(rows[::-1], 20, room[1]) is not None and np.array_equal(room, blocks)
     both = ring.dot(blocks, ciphertexts)
     assert np.array_equal(ring.to_integers(ring.intt(both))[:, :, :60], [scores[:, :60], scores[:, 59::-1]])
     assert np.array_equal(ring.encode_rows(np.float32(rows), 20), ring.encode_rows(np.float32(rows).astype(float), 20))
@@ -199,6 +202,8 @@ def test_a_block_of_rows_times_weights() -> None:
         (lambda r: r.automorphism_ntt(np.zeros((3, 64), np.uint64), 0), "expected an odd exponent"),
         (lambda r: r.encode_rows(np.zeros((65, 2))), "expected at most 64 rows"),
         (lambda r: r.encode_rows(np.zeros(64)), "expected at most 64 rows"),
+        (lambda r: r.encode_rows(np.zeros((2, 2)), 8, np.zeros((3, 3, 64), np.uint64)), "room for 2 columns"),
+        (lambda r: r.encode_rows(np.zeros((2, 2)), 8, np.zeros((4, 3, 64), np.uint64)[::2]), "room for 2 columns"),
         (lambda r: r.encode_rows(np.full((2, 2), np.nan), 8), "expected finite values"),
         (lambda r: r.encode_rows(np.ones((2, 2)), 63), "and 62 bits"),
         (lambda r: r.encode_rows(np.ones((2, 2), complex)), "expected integers"),
