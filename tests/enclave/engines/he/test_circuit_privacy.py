@@ -104,6 +104,14 @@ def test_both_guards_are_needed_and_together_enough(
         assert abs(correlation) < 6 / np.sqrt(N) and found < 0.001
 
 
+def test_rows_of_zeros_give_an_answer_like_any_other(scene: Scene) -> None:
+    zeros = RING.add(np.zeros_like(scene.bare), encrypt_zero(scene.public, scene.source))
+    zeros[0] = RING.add(zeros[0], scene.source.integers(RING, PLAN.flood_bits))
+    assert len(np.unique(zeros[1, 0])) > 0.99 * N  # SEAL refuses to send a c1 of zeros, and it would show the rows
+    phase = RING.add(zeros[0], RING.intt(RING.multiply(RING.ntt(zeros[1]), scene.key.reveal(RING))))
+    assert np.abs(RING.to_integers(phase).astype(float)).max() < 1.01 * 2.0 ** (PLAN.flood_bits - 1)
+
+
 def test_attack_a_public_key_with_a_of_zeros_would_undo_the_re_randomisation(scene: Scene) -> None:
     crafted = PublicKey(RING, scene.public.b, SEED)
     crafted.a = np.zeros_like(crafted.a)  # what a key holder would send, if `a` travelled

@@ -29,6 +29,19 @@ def test_bits_of_any_width_survive(width: int) -> None:
     assert (wire.unpack_bits(words, width) == values).all()
 
 
+def test_the_format_is_what_it_was() -> None:
+    assert wire.pack_bits(np.arange(64, dtype=np.uint64), 6).tolist() == _packed_by_hand(list(range(64)), 6)
+    primes = primes_of(N, (20, 33))
+    x = np.stack([np.arange(N, dtype=np.uint64) * np.uint64(i + 3) for i in range(2)])
+    by_hand = [word for row, width in zip(x, (20, 33), strict=True) for word in _packed_by_hand(row.tolist(), width)]
+    assert wire.pack(x, primes).tolist() == by_hand
+
+
+def _packed_by_hand(values: list[int], width: int) -> list[int]:
+    whole = sum(value << width * i for i, value in enumerate(values))
+    return [whole >> 64 * i & (1 << 64) - 1 for i in range(len(values) * width // 64)]
+
+
 def test_a_residue_that_is_not_below_its_prime_is_refused() -> None:
     primes = primes_of(N, (30, 40))
     x = np.zeros((2, N), np.uint64)
