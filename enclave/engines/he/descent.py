@@ -118,57 +118,43 @@ def sigmoid_coefficients() -> Floats:
     return np.asarray(found, np.float64)
 
 
-def own_rows(
-    problem: Problem, owner: int, x: Floats, y: Floats, to_standard: tuple[Floats, Floats] | None = None
-) -> OwnRows:
+def own_rows(problem: Problem, owner: int, x: Floats, y: Floats, back: Floats | None = None) -> OwnRows:
     """Rows of an owner, prepared in the clear.
 
     Args:
         x: [rows, columns], ones in the column of the bias.
         y: 0 or 1, or numbers.
-        to_standard: mean and inverse standard deviation of the columns but the bias; one owner's. The penalty and the
-            damping are then those of standardised columns, and the weights still those of x.
+        back: [columns, columns]; the descent is that of the columns x @ back, such as standardised ones, and the
+            weights are those of x all the same: back times theirs. None: of x itself.
 
     Raises: BadData: with several owners, a rate at which these rows could make the descent diverge.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    back = np.eye(problem.columns) if back is None else back
+    natural = x @ back
     penalised = np.ones(problem.columns)
     penalised[problem.columns - problem.bias :] = 0.0
-    if not problem.alone:
-        _check_rate(problem, x)
-        unit = np.eye(problem.columns)
-        return _with_penalty(problem, owner, x, x * problem.rate, y, unit, unit * problem.rate * penalised)
-    back = _back(problem, to_standard)
-    standard = x @ back
-    gram = standard.T @ standard / problem.total
-    curvature = 1.0 if problem.loss == "squared" else 0.25
-    hessian = gram * curvature + problem.l2 * np.diag(penalised)
-    if problem.loss == "squared":
-        step = back @ np.linalg.pinv(hessian, hermitian=True)
+    if problem.alone:
+        step = back @ _inverse_hessian(problem, natural, penalised)
     else:
-        hessian += _DAMPING * np.trace(gram) / problem.columns * np.eye(problem.columns)
-        step = back @ np.linalg.inv(hessian) * problem.rate
-    return _with_penalty(problem, owner, x, standard @ step.T, y, back, step * penalised)
-
-
-def _back(problem: Problem, to_standard: tuple[Floats, Floats] | None) -> Floats:
-    """Weights of standardised columns -> weights of the columns as they are."""
-    found = np.eye(problem.columns)
-    if to_standard is not None:
-        mean, inverse = to_standard
-        found[: len(inverse), : len(inverse)] = np.diag(inverse)
-        found[-1, : len(inverse)] = -mean * inverse
-    return found
-
-
-def _with_penalty(problem: Problem, owner: int, p: Floats, m: Floats, y: Floats, back: Floats, step: Floats) -> OwnRows:
-    """Adds the pseudo rows: their z is _PSEUDO times a standardised weight, their M undoes that."""
-    count = problem.pseudo_rows(owner)
-    if count:
+        _check_rate(problem, natural)
+        step = back * problem.rate
+    p, m, count = x, natural @ step.T, problem.pseudo_rows(owner)
+    if count:  # their z is _PSEUDO times a weight of the natural columns, their M undoes that
         p = np.concatenate((p, _PSEUDO * np.linalg.inv(back)))
-        m = np.concatenate((m, step.T * (problem.l2 * problem.total / _PSEUDO)))
+        m = np.concatenate((m, (step * penalised).T * (problem.l2 * problem.total / _PSEUDO)))
         y = np.concatenate((y, np.zeros(count)))
     return OwnRows(p, m, y, count)
+
+
+def _inverse_hessian(problem: Problem, x: Floats, penalised: Floats) -> Floats:
+    """What one owner's gradient is multiplied by."""
+    gram = x.T @ x / problem.total
+    if problem.loss == "squared":
+        return np.asarray(np.linalg.pinv(gram + problem.l2 * np.diag(penalised), hermitian=True))
+    damping = _DAMPING * np.trace(gram) / problem.columns
+    hessian = gram / 4 + problem.l2 * np.diag(penalised) + damping * np.eye(problem.columns)
+    return np.asarray(problem.rate * np.linalg.inv(hessian))
 
 
 def _check_rate(problem: Problem, x: Floats) -> None:

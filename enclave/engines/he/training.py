@@ -80,7 +80,7 @@ __all__ = [
 MAGNITUDE_BITS = 16
 LEAST_WRAP_BITS = 40
 MOST_COLUMNS = 1024  # with more, a block of rows takes too long to encode
-RELEASED_BITS = 20  # most fractional bits of a released weight
+RELEASED_BITS = 16  # most fractional bits of a released weight; the error of a training is some 2^-20
 MOST_MEMORY_BYTES = 4 << 30
 _NOISE_BITS = 40  # of a coefficient, generously
 _FINE_BITS = 16  # fractional bits of the shares below those that are released
@@ -140,20 +140,20 @@ class Trained:
     """Sealed weights.
 
     Attributes:
-        frac_bits: of the released weights. order: which column each of them is of.
+        frac_bits: of the released weights, one for each of `columns`.
     """
 
     words: Truncated
     frac_bits: int
-    order: tuple[int, ...]
+    columns: int
 
     def __repr__(self) -> str:
-        return f"Trained({len(self.order)} weights)"
+        return f"Trained({self.columns} weights)"
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(weights,)."""
-        return (len(self.order),)
+        """(columns,)."""
+        return (self.columns,)
 
     @property
     def is_integer(self) -> bool:
@@ -165,18 +165,15 @@ class Trained:
         found = yield from self.words.release(session, name, to)
         if found is None:
             return None
-        weights: Floats = np.ldexp(found[list(self.order)].astype(np.float64), -self.frac_bits)
+        weights: Floats = np.ldexp(found.astype(np.float64), -self.frac_bits)
         return weights
 
 
-def train(
-    engine: HeEngine, problem: Problem, rows: OwnRows | None, order: tuple[int, ...] | None = None
-) -> Protocol[Trained]:
+def train(engine: HeEngine, problem: Problem, rows: OwnRows | None) -> Protocol[Trained]:
     """Everything before the gate.
 
     Args:
         rows: this owner's; None at the buyer and in a plan.
-        order: the column of each released weight; None: as the columns are.
 
     Raises: BadSpec: another number of owners than the session has; too many rows and columns.
     """
@@ -191,7 +188,7 @@ def train(
         if engine.rank == 0:
             words = words + np.uint64(1 << _FINE_BITS - 1)  # to nearest
         rounded = yield from truncated(engine, words, problem.columns, 64, _FINE_BITS)
-    return Trained(rounded, frac_bits, tuple(range(problem.columns)) if order is None else order)
+    return Trained(rounded, frac_bits, problem.columns)
 
 
 def _solved(engine: HeEngine, problem: Problem, rows: OwnRows | None, frac_bits: int) -> Protocol[Tensor]:

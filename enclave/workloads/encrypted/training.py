@@ -15,7 +15,8 @@ How the schedule is read:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from enclave.engines.he import training as encrypted
 from enclave.engines.he.descent import OwnRows, Problem
 from enclave.engines.he.engine import HeEngine
 from enclave.engines.interface import Engine, Secret
+from enclave.engines.mpc.session import Protocol, Session
 from enclave.errors import BadModel, BadSpec
 from enclave.messages import JobSpec
 from enclave.workloads.encrypted.rows import JobColumns
@@ -79,14 +81,44 @@ def train(engine: Engine, spec: JobSpec, inputs: Inputs) -> Mapping[str, Secret]
     rows = None if engine.rank is None else inputs.of(engine.rank, engine.rank)
     own = None if rows is None or engine.rank is None else _own_rows(spec, problem, engine.rank, rows)
     he = cast(HeEngine, engine)
-    return {"model": cast(Secret, he.run(encrypted.train(he, problem, own, _order(spec))))}
+    sealed = he.run(encrypted.train(he, problem, own))
+    return {"model": cast(Secret, _Model(sealed, _order(spec), _factors(spec)))}
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Model:
+    """Sealed weights in the architecture's order.
+
+    Attributes:
+        order: the column of each weight. factors: of each column's weight, public.
+    """
+
+    weights: encrypted.Trained
+    order: tuple[int, ...]
+    factors: Floats
+
+    def __repr__(self) -> str:
+        return repr(self.weights)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weights.shape
+
+    @property
+    def is_integer(self) -> bool:
+        return False
+
+    def release(self, session: Session, name: str, to: int) -> Protocol[NDArray[Any] | None]:
+        """See `Trained.release`."""
+        found = yield from self.weights.release(session, name, to)
+        return None if found is None else (found * self.factors)[list(self.order)]
 
 
 def plain_weights(spec: JobSpec, rows: Mapping[int, Rows]) -> Floats:
     """The same training in the clear, by the rank that holds rows: what "model" opens to, but for its rounding."""
     problem = _problem(spec)
     found = descent.plain_training(problem, [_own_rows(spec, problem, rank, rows[rank]) for rank in sorted(rows)])
-    return found[list(_order(spec))]
+    return np.asarray((found * _factors(spec))[list(_order(spec))])
 
 
 def _problem(spec: JobSpec) -> Problem:
@@ -113,15 +145,31 @@ def _order(spec: JobSpec) -> tuple[int, ...]:
     return tuple(found)
 
 
-def _own_rows(spec: JobSpec, problem: Problem, rank: int, rows: Rows) -> OwnRows:
-    """All rows of this party: a training takes them all at once, so they stay in memory."""
-    x = np.ones((rows.rows, problem.columns))
-    x[:, : spec.encoding.width] = rows.features(0, rows.rows)
-    scaling = None
+def _factors(spec: JobSpec) -> Floats:
+    """What the weights of columns in units are multiplied by: 1 where rows are standardised, as the engines have it."""
+    found = np.ones(TrainableNetwork(spec.architecture).size)
+    if not spec.encoding.standardise:
+        found[: spec.encoding.width] = column_units(spec)
+    return found
+
+
+def _back(spec: JobSpec, columns: int, rows: Rows) -> Floats:
+    """Weights of the columns that the job descends in, standardised or as encoded -> weights of columns in units."""
+    found, width = np.eye(columns), spec.encoding.width
     if spec.encoding.standardise:
-        x[:, : spec.encoding.width] *= column_units(spec)
-        scaling = own_scaling(spec, rows)
+        mean, inverse = own_scaling(spec, rows)
+        found[:width, :width] = np.diag(inverse)
+        found[-1, :width] = -mean * inverse
+    else:
+        found[:width, :width] = np.diag(1.0 / column_units(spec))
+    return found
+
+
+def _own_rows(spec: JobSpec, problem: Problem, rank: int, rows: Rows) -> OwnRows:
+    """All rows of this party, in column units: a training takes them all at once, so they stay in memory."""
+    x = np.ones((rows.rows, problem.columns))
+    x[:, : spec.encoding.width] = rows.features(0, rows.rows) * column_units(spec)
     targets = rows.targets(0, rows.rows)
     if class_count(spec) is not None:
         targets = (targets == 1).astype(np.float64)
-    return descent.own_rows(problem, rank, x, targets, scaling)
+    return descent.own_rows(problem, rank, x, targets, _back(spec, problem.columns, rows))

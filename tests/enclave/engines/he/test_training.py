@@ -9,7 +9,7 @@ import pytest
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from enclave.engines.he import training
+from enclave.engines.he import rlwe, training
 from enclave.engines.he.descent import INTERVAL, OwnRows, Problem, own_rows, plain_training, sigmoid_coefficients
 from enclave.engines.he.encrypted_steps import key_uses
 from enclave.engines.he.evaluation_keys import key_bytes
@@ -63,8 +63,15 @@ def test_weights_are_those_of_columns_as_they_are() -> None:
     raw = np.c_[x[:, :-1] / inverse + mean, np.ones(len(x))]
     problem = Problem("logistic", (len(x),), 31, True, 5, l2=0.02, momentum=0.2)
     plain = plain_training(problem, [own_rows(problem, 0, x, y)])
-    moved = plain_training(problem, [own_rows(problem, 0, raw, y, (mean, inverse))])
+    back = np.diag(np.append(inverse, 1.0))
+    back[-1, :-1] = -mean * inverse
+    moved = plain_training(problem, [own_rows(problem, 0, raw, y, back)])
     assert np.allclose(raw @ moved, x @ plain)
+    halves = Problem("logistic", (300, 269), 31, True, 5, rate=0.1, l2=0.02, momentum=0.2)
+    parts = [slice(0, 300), slice(300, 569)]
+    together = plain_training(halves, [own_rows(halves, i, x[k], y[k]) for i, k in enumerate(parts)])
+    apart = plain_training(halves, [own_rows(halves, i, raw[k], y[k], back) for i, k in enumerate(parts)])
+    assert np.allclose(raw @ apart, x @ together)
 
 
 def test_one_step_solves_the_squared_loss() -> None:
@@ -133,7 +140,7 @@ def test_one_owner_is_its_twin_in_known_rounds_and_bytes(run_he: Any) -> None:
     assert ran.results[0] is None
     expected = plain_training(problem, rows)
     assert np.abs(ran.results[1] - expected).max() < 2e-5
-    assert (ran.results[1] * 2**20 == np.rint(ran.results[1] * 2**20)).all(), "rounded to 20 bits"
+    assert (ran.results[1] * 2**16 == np.rint(ran.results[1] * 2**16)).all(), "rounded to 16 bits"
     sent: dict[str, int] = {}
     for _, record in ran.records:
         for label, _, size, *_ in record[1:] if record[0] == "open" else ():
@@ -154,7 +161,7 @@ def test_blocks_of_rows_add_up_and_tell_the_buyer_of_progress(run_he: Any) -> No
     problem = Problem("logistic", (100, 8400), 3, True, 3, rate=1.0, l2=0.01)
     rows = [own_rows(problem, 0, x[:100], y[:100]), own_rows(problem, 1, x[100:], y[100:])]
     ran = run_he(3, program(problem, rows))
-    assert np.abs(ran.results[2] - plain_training(problem, rows)).max() < 1e-5
+    assert np.abs(ran.results[2] - plain_training(problem, rows)).max() < 2e-5
     working = [record for _, record in ran.records if record[0] == "open" and record[1][0] == "he:working"]
     assert [record[1:] for record in working] == [(("he:working", "add", 8, 1, 2),)] * 2
 
@@ -171,7 +178,7 @@ def test_weights_stay_in_ciphertexts(run_he: Any, monkeypatch: pytest.MonkeyPatc
     from enclave.engines.he import refresh as module
 
     seen: list[np.ndarray] = []
-    original = module.phase
+    original = rlwe.phase
 
     def phase(secret: Any, ciphertext: np.ndarray) -> np.ndarray:
         seen.append(original(secret, ciphertext))
