@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
-
-from grpc_tools import protoc
 
 ROOT = Path(__file__).parent.parent
 WITH_SERVICES = {"node.proto"}
@@ -16,7 +16,9 @@ def generate(out: Path) -> dict[str, str]:
         outputs = [f"--python_out={out}", f"--pyi_out={out}"]
         if proto.name in WITH_SERVICES:
             outputs.append(f"--grpc_python_out={out}")
-        assert protoc.main(["protoc", f"-I{ROOT / 'proto'}", *outputs, str(proto)]) == 0, proto.name
+        # A process of its own: protoc's library and SEAL's cannot live in one that has loaded pyarrow.
+        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT / 'proto'}", *outputs, str(proto)]
+        assert subprocess.run(command, check=False).returncode == 0, proto.name
     return {str(path.relative_to(out)): path.read_text() for path in out.rglob("*") if path.is_file()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from enclave.engines.interface import Permit
@@ -14,12 +15,13 @@ from enclave.messages import JobSpec
 if TYPE_CHECKING:
     from enclave.channel import Channel
     from enclave.channel.grpc_link import Listener
+    from enclave.engines.he.encodings import Encodings
     from enclave.engines.interface import Engine
     from enclave.engines.mpc.session import Session
     from enclave.identity import Identity, TrustStore
     from enclave.plan import Plan
 
-__all__ = ["Seal", "check_plan", "job_engine", "meet", "plan_job", "run_on", "sealed_plan"]
+__all__ = ["Seal", "check_plan", "job_engine", "kept_encodings", "meet", "plan_job", "run_on", "sealed_plan"]
 
 # A dealer runs far ahead of the parties and then waits for them: what ends its wait is the channel's own watch.
 _DEALER_PATIENCE = 60
@@ -38,11 +40,20 @@ def plan_job(spec: JobSpec) -> Plan:
     return sealed_plan(spec).plan
 
 
-def job_engine(spec: JobSpec, session: Session) -> Engine:
+def kept_encodings(job: Assignment, home: Path, limit_bytes: int) -> Encodings | None:
+    """Where an owner keeps its encoded rows from job to job; None where it does not, or the job has no use for them."""
+    if job.role != "owner" or job.spec.engine == "mpc" or limit_bytes == 0:
+        return None
+    from enclave.engines.he.encodings import Encodings
+
+    return Encodings(folder=home / "encodings", folder_bytes=limit_bytes)
+
+
+def job_engine(spec: JobSpec, session: Session, encodings: Encodings | None = None) -> Engine:
     """The engine that a job names, on a session of one of its parties."""
     from enclave.engines.hybrid import engine_for
 
-    return engine_for(spec.engine, session, spec.frac_bits, spec.network, _read_once(spec))
+    return engine_for(spec.engine, session, spec.frac_bits, spec.network, _read_once(spec), encodings)
 
 
 def _read_once(spec: JobSpec) -> dict[int, int]:

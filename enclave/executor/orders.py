@@ -153,6 +153,7 @@ class Order(Value):
     deal: bool = False
     stock_bytes_limit: int = 0
     transport: str = "grpc"
+    encodings_limit_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

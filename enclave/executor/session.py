@@ -25,7 +25,7 @@ from enclave.errors import Desynchronised, EnclaveError, SessionError
 from enclave.executor.assignment import Assignment, read_job
 from enclave.executor.dealing import find_stock
 from enclave.executor.evidence import Evidence
-from enclave.executor.meeting import Seal, check_plan, job_engine, meet, plan_job, sealed_plan
+from enclave.executor.meeting import Seal, check_plan, job_engine, kept_encodings, meet, plan_job, sealed_plan
 from enclave.executor.orders import Failure
 from enclave.executor.shares import keep_shares
 from enclave.leakage.audit import OpeningAudit
@@ -34,6 +34,7 @@ from enclave.messages import LinkTraffic, Signed, Transcript
 if TYPE_CHECKING:
     from enclave.channel import Channel
     from enclave.channel.grpc_link import Listener
+    from enclave.engines.he.encodings import Encodings
     from enclave.engines.mpc.ahead import Stock, Witness
     from enclave.engines.mpc.engine import MpcEngine
     from enclave.engines.mpc.ranks import DealerSession, PartySession
@@ -98,6 +99,7 @@ def run_session(
     connect_s: float = 60.0,
     deadline_s: float = 30.0,
     dealer_bytes_limit: int | None = None,
+    encodings_limit_bytes: int = 0,
 ) -> SessionResult:
     """Runs this party's rank of the job `signed`, from connecting to the released outputs.
 
@@ -115,6 +117,7 @@ def run_session(
         connect_s: how long to wait for all peers to be connected.
         deadline_s: how long to wait for any one frame.
         dealer_bytes_limit: at the dealer, the most bytes of correlated randomness it agrees to deal.
+        encodings_limit_bytes: at an owner, what rows encoded for encrypted products may take in HOME/encodings.
 
     Raises:
         Untrusted, PlanMismatch, PolicyRefused, BadInput, PeerLost, Desynchronised.
@@ -148,7 +151,8 @@ def run_session(
     try:
         if attach is not None:
             attach(channel)
-        result = _Run(job, seal, channel, inputs, gate, commit, progress, evidence, stock).run()
+        kept = kept_encodings(job, identity.home, encodings_limit_bytes)
+        result = _Run(job, seal, channel, inputs, gate, commit, progress, evidence, stock, kept).run()
         if result.kept:
             keep_shares(identity.home, job.spec, result.kept)
         channel.close()
@@ -178,6 +182,7 @@ class _Run:
     progress: Callable[[Progress], None] | None
     evidence: Evidence
     stock: Stock | None
+    encodings: Encodings | None
     audit: OpeningAudit = field(default_factory=OpeningAudit)
     before: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
@@ -188,7 +193,7 @@ class _Run:
         spec, plan, session = self.job.spec, self.seal.plan, self._begin()
         # The hello and the agreement are no steps of the plan: traffic is counted from here on, without the latter.
         self.before = {link.rank: (link.sent_bytes, link.received_bytes) for link in self.channel.stats()}
-        engine = job_engine(spec, session)
+        engine = job_engine(spec, session, self.encodings)
         try:
             sealed = workloads.run(engine, spec, self.inputs)
             permit = self._through_gate(session)

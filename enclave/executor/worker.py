@@ -243,6 +243,7 @@ def _session(order: Order, node: _Node, evidence: Evidence) -> None:
         connect_s=order.connect_s,
         deadline_s=order.step_deadline_s,
         dealer_bytes_limit=order.dealer_bytes_limit or None,
+        encodings_limit_bytes=order.encodings_limit_bytes,
     )
 
 

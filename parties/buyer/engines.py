@@ -2,7 +2,7 @@
 
 Only public facts decide: the plans' quotes, the owners' policies, and whether a dealer is trusted. Of the engines that
 could do a job the fastest is best; but one without a dealer, which trusts a party less, is better while it takes at
-most `DEALER_PRICE` times as long.
+most `DEALER_PRICE` times as long, and a few seconds more.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from parties.buyer.specs import Schedule, Terms
 __all__ = ["ASKED", "DEALER_PRICE", "Comparison", "Make", "compare", "drafted", "evaluating", "teaching"]
 
 ASKED = (*ENGINES, "auto")
-DEALER_PRICE = 2.0
+DEALER_PRICE, DEALER_PRICE_S = 2.0, 5.0
 _DEALT = ("mpc", "hybrid")
 
 Make = Callable[[Parties, Terms], Draft]
@@ -126,7 +126,7 @@ def _best(allowed: list[tuple[Option, Draft]]) -> tuple[Option, Draft]:
     def cost(candidate: tuple[Option, Draft]) -> float:
         quote = candidate[0].quote
         assert quote is not None
-        return quote.seconds * (DEALER_PRICE if quote.dealer else 1.0)
+        return DEALER_PRICE * quote.seconds + DEALER_PRICE_S if quote.dealer else quote.seconds
 
     return min(allowed, key=cost)
 

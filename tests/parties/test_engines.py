@@ -186,3 +186,15 @@ def test_a_replaced_engine_is_another_plan(fleet: Fleet) -> None:
     with fleet.client("owner0") as client:
         decision = client.propose(fleet.sign(replace(spec, engine="he", job_id="ab" * 16, plan_digest=bytes(32))))
     assert decision.state == "REFUSED" and decision.reasons[0].rule == "plan.mismatch"
+
+
+def test_an_owner_keeps_its_encoded_rows_from_job_to_job(fleet: Fleet, buyer: Buyer) -> None:
+    folder = fleet.root / "owner0" / "encodings"
+    given = {"data": BOTH[:1], "encoding": fleet.root / "points.toml", "engine": "he"}
+    first = buyer.predict(fleet.root / "model.onnx", **given)
+    kept = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert kept and all(path.stat().st_mode & 0o077 == 0 for path in (folder, *folder.iterdir()))
+    second = buyer.predict(fleet.root / "model.onnx", **given)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}.keys() == kept.keys()
+    np.testing.assert_allclose(first.predictions_, second.predictions_, atol=1e-5)
+    assert not (fleet.root / "buyer" / "encodings").exists()
