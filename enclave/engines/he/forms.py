@@ -14,11 +14,12 @@ the network, a form has the same atoms and shape and no numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from enclave.errors import BadModel
@@ -26,13 +27,37 @@ from enclave.messages import Architecture, Layer
 from enclave.models.graph import INPUT, Shape, shapes
 from enclave.models.reference import apply_layer
 
-__all__ = ["AFFINE_OPERATORS", "FINAL_OPERATORS", "Form", "PolynomialNetwork", "Product", "read_network"]
+__all__ = ["AFFINE_OPERATORS", "FINAL_OPERATORS", "Form", "Patches", "PolynomialNetwork", "Product", "read_network"]
 
 Floats = NDArray[np.float64]
 AFFINE_OPERATORS = ("linear", "conv2d", "affine", "add", "mul", "avg_pool2d", "flatten", "reshape", "concat")
 FINAL_OPERATORS = ("sigmoid", "softmax", "tanh")
 MAX_ATOM = 1 << 14  # elements of an atom: forms of it are dense matrices
 MAX_FORM = 1 << 26  # elements of these matrices
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Patches:
+    """A form of the row that is a convolution: one small matrix for all its windows (im2col).
+
+    Attributes:
+        places: [windows, pixels], what each window reads of a row; -1 reads a zero.
+        kernel: [pixels, channels], None where there are no weights. The form's elements are channel-major.
+    """
+
+    places: NDArray[np.int64] = field(repr=False)
+    channels: int
+    kernel: Floats | None = field(repr=False)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[n, inputs] -> [n windows, pixels]."""
+        padded = np.concatenate([rows, np.zeros((len(rows), 1), rows.dtype)], axis=1)
+        return padded[:, self.places].reshape(-1, self.places.shape[1])
+
+    def joined(self, products: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """[..., n windows, channels] -> [..., n, channels windows]."""
+        shaped = products.reshape(*products.shape[:-2], -1, len(self.places), self.channels)
+        return shaped.swapaxes(-1, -2).reshape(*products.shape[:-2], -1, self.channels * len(self.places))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +70,7 @@ class Form:
         parts: by atom, [atom's size, size]; None where there are no weights.
         bias: [size].
         alias: the atom that this form is, element by element, or None.
+        patches: how it is computed if it is a convolution of the row.
     """
 
     layer: str
@@ -53,6 +79,7 @@ class Form:
     parts: Mapping[int, Floats] | None = field(repr=False)
     bias: Floats | None = field(repr=False)
     alias: int | None = None
+    patches: Patches | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +144,7 @@ def read_network(
     the last one, which is all that the softmax tells.
 
     Args:
-        units: the columns of the rows that will be scored are those of the architecture times these; [inputs].
+        units: the columns of the rows that will be scored are those of the architecture times these; [inputs]; public.
 
     Raises: BadModel: a layer that is no polynomial of its inputs, naming it; or one that is too large for this engine.
     """
@@ -127,12 +154,19 @@ def read_network(
 class _Value:
     """A value of the network while it is being read: parts [atom's size, *shape] and a bias [*shape]."""
 
-    __slots__ = ("alias", "atoms", "bias", "parts", "shape")
+    __slots__ = ("alias", "atoms", "bias", "parts", "patches", "shape")
 
     def __init__(
-        self, shape: Shape, atoms: frozenset[int], parts: dict[int, Floats] | None, bias: Any, alias: int | None = None
+        self,
+        shape: Shape,
+        atoms: frozenset[int],
+        parts: dict[int, Floats] | None,
+        bias: Any,
+        alias: int | None = None,
+        patches: Patches | None = None,
     ) -> None:
-        self.shape, self.atoms, self.parts, self.bias, self.alias = shape, atoms, parts, bias, alias
+        self.shape, self.atoms, self.parts, self.bias = shape, atoms, parts, bias
+        self.alias, self.patches = alias, patches
 
 
 class _Reader:
@@ -193,9 +227,10 @@ class _Reader:
                 f"layer {layer.name!r} ({layer.op}) is a matrix of {largest} numbers, engine he takes {MAX_FORM}",
                 hint="hybrid or mpc would do: --engine hybrid, or --engine mpc",
             )
-        alias = inputs[0].alias if layer.op in ("flatten", "reshape") else None
+        same = layer.op in ("flatten", "reshape")
+        alias, patches = (inputs[0].alias, inputs[0].patches) if same else (None, self._patches(layer))
         if self._weights is None:
-            return _Value(shape, atoms, None, None, alias)
+            return _Value(shape, atoms, None, None, alias, patches)
         weights = [self._weights[name] for name in layer.parameters]
         zeros = apply_layer(layer, [np.zeros((1, *value.shape)) for value in inputs], weights)
         parts: dict[int, Floats] = {}
@@ -209,7 +244,18 @@ class _Reader:
             ]
             parts[atom] = apply_layer(layer, units, weights) - zeros
         bias = apply_layer(layer, [value.bias[None] for value in inputs], weights)[0]
-        return _Value(shape, atoms, parts, bias, alias)
+        return _Value(shape, atoms, parts, bias, alias, patches)
+
+    def _patches(self, layer: Layer) -> Patches | None:
+        """How a convolution of the row reads it, if all of its columns have one unit."""
+        units = np.ones(1) if self._units is None else self._units
+        if layer.op != "conv2d" or layer.inputs != (INPUT,) or layer.ints[8] != 1 or (units != units[0]).any():
+            return None
+        weight = next(t.shape for t in self._architecture.parameters if t.name == layer.parameters[0])
+        places = window_places(self._shapes[INPUT], (weight[2], weight[3]), layer.ints)
+        if self._weights is None:
+            return Patches(places, weight[0], None)
+        return Patches(places, weight[0], self._weights[layer.parameters[0]].reshape(weight[0], -1).T / units[0])
 
     def _product(self, layer: Layer, inputs: list[_Value], shape: Shape) -> _Value:
         names = layer.inputs
@@ -229,10 +275,24 @@ class _Reader:
                 None if value.parts is None else {atom: part.reshape(-1, size) for atom, part in value.parts.items()}
             )
             bias = None if value.bias is None else value.bias.reshape(size)
-            form = Form(name, size, tuple(sorted(value.atoms)), parts, bias, value.alias)
+            form = Form(name, size, tuple(sorted(value.atoms)), parts, bias, value.alias, value.patches)
             self._known[name] = len(self._forms)
             self._forms.append(form)
         return self._known[name]
+
+
+def window_places(image: Shape, kernel: tuple[int, int], ints: Sequence[int]) -> NDArray[np.int64]:
+    """Elements of an image (C, H, W), counted row-major, under each window: [windows, C KH KW]; -1 in the padding.
+
+    Args:
+        ints: sh sw pt pl pb pr dh dw, as a conv2d has them.
+    """
+    sh, sw, top, left, bottom, right, dh, dw = ints[:8]
+    places = np.arange(math.prod(image), dtype=np.int64).reshape(image)
+    padded = np.pad(places, ((0, 0), (top, bottom), (left, right)), constant_values=-1)
+    span = (dh * (kernel[0] - 1) + 1, dw * (kernel[1] - 1) + 1)
+    views = sliding_window_view(padded, span, axis=(1, 2))[:, ::sh, ::sw, ::dh, ::dw]
+    return views.transpose(1, 2, 0, 3, 4).reshape(-1, image[0] * math.prod(kernel))
 
 
 def _differences(value: _Value) -> _Value:

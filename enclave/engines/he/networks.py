@@ -33,6 +33,7 @@ _LEAST_PRIMES = 4  # of q: flooding has its 40 bits, and some more
 _ROW_BITS, _WEIGHT_BITS = 14, 14
 _MOST_WEIGHT_BITS = 20
 _RANGE_BITS = (20, 27, 40, 66, 120)  # for the largest value and its sign, by levels of products
+_FEWEST_ROWS, _MOST_ROWS, _CHUNK_ELEMENTS = 256, 8192, 1 << 20
 _HINT = "hybrid or mpc would do: --engine hybrid, or --engine mpc"
 
 
@@ -73,8 +74,18 @@ class NetworkPlan:
         """The step between two released values."""
         return math.exp2(self.modulus_bits - self.release_bits - self.form_bits[-1])
 
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are computed at one time, so that memory and messages stay bounded."""
+        patches = [form.patches.places.size for form in self.network.forms if form.patches is not None]
+        widest = max([form.size for form in self.network.forms] + patches)
+        return max(_FEWEST_ROWS, min(_MOST_ROWS, _CHUNK_ELEMENTS // widest))
+
     def packing(self, form: Form, rows: int) -> MatrixPacking:
         """How a form's matrix and the rows of its atoms lie in polynomials, if all of `rows` are to be scored."""
+        if form.patches is not None:
+            windows, pixels = form.patches.places.shape
+            return MatrixPacking.cheapest(self.parameters.degree, rows * windows, pixels, form.patches.channels)
         inputs = sum(self.network.atom_size(atom) for atom in form.atoms)
         price = 1.5 if form.atoms == (0,) else 1.0
         return MatrixPacking.cheapest(self.parameters.degree, rows, inputs, form.size, price)

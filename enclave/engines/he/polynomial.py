@@ -55,10 +55,9 @@ from enclave.engines.he.wire import pack, packed_words, unpack
 from enclave.engines.mpc.session import Item, Protocol, together
 from enclave.errors import BadData
 
-__all__ = ["CHUNK_ROWS", "NetworkRows", "predict_network"]
+__all__ = ["NetworkRows", "predict_network"]
 
 Floats = NDArray[np.float64]
-CHUNK_ROWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +97,8 @@ def predict_network(
     network = _Network(engine, plan, moduli, keys, largest)
     yield from network.send_weights()
     parts: list[tuple[int, int, Words | None]] = []
-    for start in range(0, largest, CHUNK_ROWS):
-        chunks = [(part, min(part.count, start + CHUNK_ROWS)) for part in rows if start < part.count]
+    for start in range(0, largest, plan.chunk_rows):
+        chunks = [(part, min(part.count, start + plan.chunk_rows)) for part in rows if start < part.count]
         shares = yield from together(*(network.chunk(part, start, stop) for part, stop in chunks))
         parts += [(part.rank, stop - start, share) for (part, stop), share in zip(chunks, shares, strict=True)]
     parts.sort(key=lambda part: part[0])
@@ -150,6 +149,9 @@ class _Network:
         """The matrix of a form as integers of the form's fractional bits, object [inputs, size]."""
         form, bits = self.plan.network.forms[index], self.plan.form_bits[index]
         assert form.parts is not None
+        if form.patches is not None:
+            assert form.patches.kernel is not None
+            return _rounded(form.patches.kernel, bits - self.plan.atom_bits[0])
         parts = [_rounded(form.parts[atom], bits - self.plan.atom_bits[atom]) for atom in form.atoms]
         return np.concatenate(parts)
 
@@ -292,17 +294,21 @@ class _Chunk:
         return found
 
     def _input_answer(self, index: int, packing: MatrixPacking, share: Words) -> tuple[Item, Any]:
-        moduli = self._moduli
-        shape = (packing.blocks(self._count), 2, moduli.count + 1, moduli.degree)
+        moduli, patches = self._moduli, self._all.plan.network.forms[index].patches
+        count = self._count if patches is None else self._count * len(patches.places)
+        shape = (packing.blocks(count), 2, moduli.count + 1, moduli.degree)
 
         def answer() -> Words:
             assert self._owner is not None and self._integers is not None
-            answers, share[...] = self._owner.answer_input(self._integers, self._all.weights[index], packing)
+            rows = self._integers if patches is None else patches.read(self._integers)
+            answers, own = self._owner.answer_input(rows, self._all.weights[index], packing)
+            share[...] = own if patches is None else patches.joined(own)
             return answers
 
         def finish(words: Words) -> None:
             assert self._buyer is not None
-            share[...] = self._buyer.open_input(unpack(words, moduli.input_primes, shape), packing, self._count)
+            own = self._buyer.open_input(unpack(words, moduli.input_primes, shape), packing, count)
+            share[...] = own if patches is None else patches.joined(own)
 
         return self._answer(moduli.input_primes, shape, answer, "he:input"), finish
 

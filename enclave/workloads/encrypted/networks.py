@@ -48,8 +48,7 @@ def check_polynomial(spec: JobSpec) -> NetworkPlan:
             f"of a polynomial network, engine he without a dealer gives predictions alone, found {', '.join(others)}",
             hint="name a dealer, or use --engine hybrid or --engine mpc",
         )
-    JobColumns.of(spec)
-    return plan_network(read_network(spec.architecture))
+    return plan_network(read_network(spec.architecture, None, _units(spec, JobColumns.of(spec))))
 
 
 def predict_polynomial(engine: HeEngine, spec: JobSpec, inputs: Inputs) -> Predictions:
@@ -60,8 +59,7 @@ def predict_polynomial(engine: HeEngine, spec: JobSpec, inputs: Inputs) -> Predi
     columns, factor = JobColumns.of(spec), _factor(spec)
     plan = check_polynomial(spec)
     if engine.is_buyer and inputs.model is not None:
-        units = np.ones(len(columns.units)) if spec.encoding.standardise else columns.units * factor
-        plan = plan_network(read_network(spec.architecture, inputs.model.weights, units))
+        plan = plan_network(read_network(spec.architecture, inputs.model.weights, _units(spec, columns)))
         check_range(plan, columns.bounds[:-1] * factor)
     limit = float(columns.bounds[:-1].max()) * factor
     parts = [
@@ -76,6 +74,11 @@ def predict_polynomial(engine: HeEngine, spec: JobSpec, inputs: Inputs) -> Predi
 def _factor(spec: JobSpec) -> float:
     """What a column is multiplied by, besides its unit, so that its numbers are about as large as 1."""
     return 1.0 if spec.encoding.standardise else 2.0 / HALF_RANGE
+
+
+def _units(spec: JobSpec, columns: JobColumns) -> Floats:
+    """A row as it is computed with over a row as the architecture takes it, column by column."""
+    return np.ones(len(columns.units)) if spec.encoding.standardise else columns.units * _factor(spec)
 
 
 def _reader(
