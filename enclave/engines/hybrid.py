@@ -11,6 +11,7 @@ lists them as `statements`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -40,6 +41,7 @@ U = np.uint64
 
 # Ciphertexts of weights in one product: 100 MB for the buyer to send to each owner, and 270 MB in an owner's memory.
 MOST_QUERIES = 2048
+_USUAL_ROWS = 4096  # of one block
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,27 +174,56 @@ class HybridEngine(MpcEngine):
         if known is not None:
             return known
         encrypted, others = self._encrypted, self.session.parties - 1
-        n, inputs, outputs = product.matrix
-        uses = max(1, -(-sum(self._rows.values()) // x.shape[0]))
+        degree, (n, inputs, outputs) = encrypted.parameters.degree, product.matrix
         query = encrypted.query_bytes * sum(len(encrypted.others(holder)) for holder in holders)
         answer = encrypted.answer_bytes * (1 if len(holders) == 1 else others)
-        degree = encrypted.parameters.degree
         if outputs > degree:
             self._mask(f"at most {degree} outputs, found {outputs}")
             return None
-        packing = _cheapest(degree, n, inputs, outputs, uses * answer / query)
+        blocks = self._blocks(x.shape[0])
+        counts = tuple((rows * n // x.shape[0], count) for rows, count in blocks)
+        packing = _cheapest(degree, inputs, outputs, counts, answer / query)
         if packing.groups > MOST_QUERIES:
             self._mask(f"at most {MOST_QUERIES} ciphertexts of weights, found {packing.groups}")
             return None
-        sent = (1 + packing.groups) * query + uses * packing.blocks(n) * answer  # 1: the public key
+        # One more for the public key.
+        sent = (1 + packing.groups) * query + _answers(packing, counts) * answer
         # Masked once each, to all others; and a dealt share of the product.
-        masked = 8 * (others * (uses * x.size + y.size) + uses * n * outputs)
+        rows = sum(rows * count for rows, count in blocks)
+        masked = 8 * (others * (x.size // x.shape[0] * rows + y.size) + rows * n // x.shape[0] * outputs)
         return packing if self._always or sent < masked else None
+
+    def _blocks(self, rows: int) -> tuple[tuple[int, int], ...]:
+        """(rows, how many blocks of so many) that will be read in all, the first of which has `rows`.
+
+        A first block may be all that its owner has: the others' are taken to have the usual number of rows.
+        """
+        if not self._rows:
+            return ((rows, 1),)
+        full = max(rows, _USUAL_ROWS)
+        found: Counter[int] = Counter()
+        for count in self._rows.values():
+            found[full] += count // full
+            found[count % full] += 1
+        return tuple((size, count) for size, count in sorted(found.items()) if size and count)
+
+
+def _answers(packing: MatrixPacking, counts: tuple[tuple[int, int], ...]) -> int:
+    return sum(packing.blocks(rows) * count for rows, count in counts)
 
 
 @lru_cache(maxsize=256)
-def _cheapest(degree: int, rows: int, inputs: int, outputs: int, price: float) -> MatrixPacking:
-    return MatrixPacking.cheapest(degree, rows, inputs, outputs, price)
+def _cheapest(
+    degree: int, inputs: int, outputs: int, counts: tuple[tuple[int, int], ...], price: float
+) -> MatrixPacking:
+    """The packing that sends least: ciphertexts of weights, and answers at `price` times as much.
+
+    Args:
+        counts: (rows, how many products with so many).
+    """
+    sizes = range(1, min(inputs, degree // outputs) + 1)
+    found = (MatrixPacking(degree, inputs, outputs, size) for size in sizes)
+    return min(found, key=lambda packing: packing.groups + price * _answers(packing, counts))
 
 
 def engine_for(

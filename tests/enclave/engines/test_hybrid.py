@@ -195,6 +195,20 @@ def test_too_many_ciphertexts_of_weights_are_masked_or_refused() -> None:
         _planned(10_000, 5_000, 3, 4097, "he")
 
 
+def test_a_small_first_owner_does_not_decide_for_all() -> None:
+    def sent(counts: Sequence[int]) -> int:
+        def workload(planned: Engine) -> None:
+            weights = planned.private(None, (200, 1), len(counts))
+            for rank, count in enumerate(counts):
+                for start in range(0, count, 4096):
+                    x = planned.private(None, (min(4096, count - start), 200), rank)
+                    planned.matmul(x, weights, lazy=True)
+
+        return _bytes(make_plan(len(counts) + 1, 20, workload, engine="hybrid", rows=dict(enumerate(counts))))
+
+    assert sent((10, 50_000)) == sent((50_000, 10)) < 6_000_000
+
+
 def test_a_training_masks_its_rows_once() -> None:
     """Shared weights change from batch to batch; the rows do not."""
 
