@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.switching import SwitchKey, apply_automorphism, automorphism_key, switch_key_shape
 from enclave.errors import BadInput
 
-__all__ = ["Expansion", "expand_constants", "expansion_keys", "packed_phases", "read_keys"]
+__all__ = ["Expansion", "expand_constants", "expansion_keys", "read_keys"]
 
 _BATCH = 8  # nodes at once: enough to amortise calls, few enough to share among threads
 
@@ -75,27 +74,6 @@ class Expansion:
     def exponents(self, degree: int) -> tuple[int, ...]:
         """Of the automorphism of each level."""
         return tuple((degree >> level) + 1 for level in range(self.levels))
-
-
-def packed_phases(ring: Ring, values: NDArray[Any], bits: int, expansion: Expansion) -> Words:
-    """Phases to encrypt for values on a torus of 2^bits: [ciphertexts, k, N], coefficient form.
-
-    Constant i of a ciphertext has phase q v / 2^(bits + splits), rounded, in coefficient i.
-
-    Args:
-        values: [count], integers or finite float64, each taken exactly.
-    """
-    if values.shape != (expansion.count,):
-        raise BadInput(f"expected {expansion.count} values, found shape {values.shape}")
-    numerators = np.zeros((expansion.ciphertexts, ring.degree), object)
-    position = iter(values.tolist())
-    for row, size in enumerate(expansion.sizes):
-        for index, splits in enumerate(expansion.splits(size).tolist()):
-            numerator, denominator = next(position).as_integer_ratio()
-            # round(q numerator / (denominator 2^(bits + splits)))
-            divisor = denominator << bits + splits + 1
-            numerators[row, index] = (2 * ring.modulus * numerator + (divisor >> 1)) // divisor
-    return ring.from_integers(numerators)
 
 
 def expansion_keys(secret_key: SecretKey, expansion: Expansion, seed: PublicSeed, first: int) -> Words:

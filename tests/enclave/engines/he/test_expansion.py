@@ -4,14 +4,17 @@ import numpy as np
 import pytest
 
 from enclave.engines.he import expansion as module
-from enclave.engines.he.expansion import Expansion, expand_constants, expansion_keys, packed_phases, read_keys
+from enclave.engines.he.expansion import Expansion, expand_constants, expansion_keys, read_keys
 from enclave.engines.he.keys import PublicSeed, SecretKey
+from enclave.engines.he.linear import Query, query_phases
 from enclave.engines.he.noise import deviations, expanded_energy, switching_variance
+from enclave.engines.he.packing import Packing
 from enclave.engines.he.parameters import checked, primes_of
 from enclave.engines.he.rlwe import decode, encrypt, expand, phase
 from enclave.engines.he.sampling import Source
 from enclave.engines.he.switching import apply_automorphism
 from enclave.errors import BadInput
+from tests.enclave.engines.he.packed_values import packed_phases
 from tests.enclave.engines.he.seal_referee import Referee
 
 N = 4096
@@ -101,5 +104,11 @@ def test_keys_and_ciphertexts_must_fit_the_shape() -> None:
     for some, ciphertexts in ((keys[:1], packed), (keys, np.concatenate((packed, packed)))):
         with pytest.raises(BadInput, match="expected 2 keys and 1 ciphertexts"):
             next(expand_constants(some, ciphertexts, shape, RING))
-    with pytest.raises(BadInput, match="expected 4 values"):
-        packed_phases(RING, np.zeros(3), 4, shape)
+
+
+def test_weights_are_packed_as_values_are_one_by_one() -> None:
+    weights = np.random.default_rng(4).normal(size=(13, 2))
+    query = Query(PARAMETERS, Packing(N, 13), 2, 3)
+    found = query_phases(RING, query, weights, 5)
+    for output in range(2):
+        assert (found[output] == packed_phases(RING, weights[:, output], 5, query.expansion)).all()
