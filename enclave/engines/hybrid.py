@@ -115,6 +115,7 @@ class HybridEngine(MpcEngine):
         self._rows, self._always = dict(rows or {}), always
         receivers = tuple(sorted(self._rows)) or tuple(range(session.parties))
         self._encrypted = SharedProducts(session, frac_bits, receivers)
+        self._packings: dict[tuple[RingTensor, Bilinear], MatrixPacking | None] = {}
         self._statements: dict[Hiding, None] = {}
 
     @property
@@ -125,8 +126,13 @@ class HybridEngine(MpcEngine):
     def _product(self, op: Bilinear, x: RingTensor, y: RingTensor, lazy: bool = False) -> RingTensor:
         y = self._operand(y)
         product = self._eligible(op, x, y)
-        packing = None if product is None else self._packing(product, x, y)
-        if product is None or packing is None:
+        if product is None:
+            return super()._product(op, x, y, lazy)
+        if (y, op) not in self._packings:
+            # Once for all blocks: those that a plan records once and repeats must not send weights.
+            self._packings[y, op] = self._packing(product, x, y)
+        packing = self._packings[y, op]
+        if packing is None:
             return super()._product(op, x, y, lazy)
         self._statements[hiding(self._here)] = None
         plain = y.parts[0].plain if len(y.parts) == 1 else y.share
@@ -170,9 +176,6 @@ class HybridEngine(MpcEngine):
     def _packing(self, product: _Matrices, x: RingTensor, y: RingTensor) -> MatrixPacking | None:
         """Chosen from shapes alone; None: masking is better, or must do."""
         holders = self._holders(y)
-        known = self._encrypted.packing((y, product.op), holders)
-        if known is not None:
-            return known
         encrypted, others = self._encrypted, self.session.parties - 1
         degree, (n, inputs, outputs) = encrypted.parameters.degree, product.matrix
         query = encrypted.query_bytes * sum(len(encrypted.others(holder)) for holder in holders)

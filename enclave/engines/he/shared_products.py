@@ -154,11 +154,6 @@ class SharedProducts:
         """Who gets encrypted weights of this rank."""
         return tuple(rank for rank in self.receivers if rank != holder)
 
-    def packing(self, name: Hashable, holders: Sequence[int]) -> MatrixPacking | None:
-        """How the weights called `name` were sent; None: not yet."""
-        query = self._queries.get((name, holders[0]))
-        return None if query is None else query.packing
-
     def product(
         self, name: Hashable, packing: MatrixPacking, rows: Sequence[KnownRows], weights: Tensor, holders: Sequence[int]
     ) -> Protocol[Tensor]:

@@ -209,6 +209,22 @@ def test_a_small_first_owner_does_not_decide_for_all() -> None:
     assert sent((10, 50_000)) == sent((50_000, 10)) < 6_000_000
 
 
+@pytest.mark.parametrize("counts", [(10, 3 * 16_384), (10, 2 * 16_384, 5)])
+def test_large_blocks_after_a_small_one_follow_its_choice(counts: tuple[int, ...]) -> None:
+    """What is repeated in a plan is recorded once: the weights must have gone before, in whatever form."""
+
+    def workload(engine: Engine) -> None:
+        weights = engine.private(None, (3, 1), len(counts))
+        for rank, count in enumerate(counts):
+            for _ in engine.repeat(count // 16_384):
+                engine.matmul(engine.private(None, (16_384, 3), rank), weights, lazy=True)
+            if count % 16_384:
+                engine.matmul(engine.private(None, (count % 16_384, 3), rank), weights, lazy=True)
+
+    plan = make_plan(len(counts) + 1, 20, workload, engine="hybrid", rows=dict(enumerate(counts)))
+    assert plan.rounds <= sum(count // 16_384 for count in counts) + len(counts) + 1
+
+
 def test_a_training_masks_its_rows_once() -> None:
     """Shared weights change from batch to batch; the rows do not."""
 
