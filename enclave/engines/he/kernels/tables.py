@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,8 +90,17 @@ class Tables:
 
     def lower(self, count: int) -> Tables:
         """Those of the first `count` primes, without a copy."""
-        rows = (getattr(self, field.name)[:count] for field in fields(self)[1:])
-        return Tables(self.degree, *rows)
+        return Tables(
+            self.degree,
+            self.primes[:count],
+            self.roots[:count],
+            self.root_quotients[:count],
+            self.lanes[:count],
+            self.inverse_roots[:count],
+            self.inverse_quotients[:count],
+            self.inverse_lanes[:count],
+            self.scales[:count],
+        )
 
 
 def bit_reversed(degree: int) -> NDArray[np.int64]:
