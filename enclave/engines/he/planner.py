@@ -65,7 +65,7 @@ class Hiding:
 
     def describe(self) -> str:
         """One line for people."""
-        return f"{self.label}: {self.bits:.0f} bits, {self.method}"
+        return f"{self.label}: {math.floor(self.bits)} bits, {self.method}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ def test_plans_describe_themselves() -> None:
         assert word in text
     found = json.loads(json.dumps(plan.to_json()))
     assert found["parameters"]["degree"] == plan.parameters.degree and found["flood_bits"] == plan.flood_bits
-    assert Hiding("scores", 40.4, "flooded").describe() == "scores: 40 bits, flooded"
+    assert Hiding("scores", 40.9, "flooded").describe() == "scores: 40 bits, flooded"
     assert plan_linear(WIDE, expansion_s=60.0) == plan
 
 
