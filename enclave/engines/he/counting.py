@@ -47,7 +47,7 @@ from enclave.engines.he.zero_forms import at_rank
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
 from enclave.errors import BadData, BadSpec
 
-__all__ = ["HIDING", "Counts", "Decisions", "Tally", "decided", "score_words", "tallied"]
+__all__ = ["HIDING", "Counts", "Decisions", "Holders", "Tally", "decided", "positive", "score_words", "tallied"]
 
 Holders = Sequence[tuple[int, int]]
 Integers = NDArray[np.int64]
@@ -56,7 +56,7 @@ _LARGEST_ERROR = 21  # of a centred binomial draw
 HIDING = Hiding(
     "counting",
     HIDING_BITS,
-    "one coefficient, flooded, re-randomised (RLWE), for a key holder that encrypts honestly; shares of zero among owners",
+    "one coefficient, flooded, re-randomised (RLWE), for a key holder that encrypts honestly; owners' shares of zero",
 )
 
 
@@ -127,20 +127,27 @@ def decided(
     **Cost** that of `comparison` with l - 1 bits, all owners in the same rounds. **Reveals** nothing.
     """
     yield from engine.keys(slot_parameters())  # once for all owners
-    found = yield from together(*(_decided(engine, holder, words[holder[0]], bits, margin) for holder in holders))
+    found = yield from together(
+        *(positive(engine, rank, count, words[rank], bits, np.uint64(margin)) for rank, count in holders)
+    )
     return Decisions(tuple(holders), dict(zip((rank for rank, _ in holders), found, strict=True)))
 
 
-def _decided(engine: HeEngine, holder: tuple[int, int], word: Tensor, bits: int, margin: int) -> Protocol[Tensor]:
-    session, (owner, count) = engine.session, holder
+def positive(engine: HeEngine, owner: int, count: int, word: Tensor, bits: int, margin: Tensor) -> Protocol[Tensor]:
+    """Shares of whether words exceed a margin: uint64 [count], see `decided`.
+
+    Args:
+        margin: uint64 [count] or a number, at the owner; of a negative one, modulo 2^64.
+    """
+    session, buyer = engine.session, engine.buyer
     drop, low, top = np.uint64(64 - bits), np.uint64((1 << bits - 1) - 1), np.uint64(bits - 1)
-    own = at_rank(session, owner, (count,), lambda: word - np.uint64(margin) >> drop)
-    held = at_rank(session, engine.buyer, (count,), lambda: word >> drop)
-    x = at_rank(session, engine.buyer, (count,), lambda: low - (held & low))
+    own = at_rank(session, owner, (count,), lambda: word - margin >> drop)
+    held = at_rank(session, buyer, (count,), lambda: word >> drop)
+    x = at_rank(session, buyer, (count,), lambda: low - (held & low))
     y = at_rank(session, owner, (count,), lambda: own & low)
     carry = yield from less_than(engine, owner, bits - 1, count, x, y)
     mine = at_rank(session, owner, (count,), lambda: carry ^ own >> top ^ np.uint64(1))
-    return mine if session.rank == owner else at_rank(session, engine.buyer, (count,), lambda: carry ^ held >> top)
+    return mine if session.rank == owner else at_rank(session, buyer, (count,), lambda: carry ^ held >> top)
 
 
 # ---- counts
@@ -233,6 +240,12 @@ class Tally:
     def rows(self) -> int:
         """Of all owners."""
         return sum(count for _, count in self.decisions.holders)
+
+    def ones(self) -> Counts:
+        """The number of rows whose bit is 1, int64 (1,), sealed."""
+        mine = None if self.engine.rank is None else dict(self.decisions.holders).get(self.engine.rank)
+        ones = None if mine is None else np.ones(mine, np.int64)
+        return self._counts(1, ones, lambda t: (t[None], np.zeros(1, np.int64)), lambda found: found)
 
     def accuracy(self, truth: Integers | None) -> Counts:
         """The number of correct rows, int64 (1,), sealed.

@@ -172,9 +172,12 @@ def answered(
     return np.concatenate(parts), draws.direction[: own.shape[-1]]
 
 
-def at_rank(session: Session, rank: int, shape: tuple[int, ...], made: Callable[..., Words], *uses: Tensor) -> Tensor:
-    """What `rank` alone computes, uint64 `shape`; a blank elsewhere."""
-    return session.local(lambda *_: made() if session.rank == rank else Blank(shape), shape, *uses)
+def at_rank(
+    session: Session, rank: int | tuple[int, ...], shape: tuple[int, ...], made: Callable[..., Words], *uses: Tensor
+) -> Tensor:
+    """What `rank`, or each of some ranks, computes alone, uint64 `shape`; a blank elsewhere."""
+    ranks = (rank,) if isinstance(rank, int) else rank
+    return session.local(lambda *_: made() if session.rank in ranks else Blank(shape), shape, *uses)
 
 
 def any_zero(

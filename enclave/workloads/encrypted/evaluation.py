@@ -15,7 +15,6 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.counting import Tally
 from enclave.engines.he.engine import HeEngine, Releasable
 from enclave.engines.he.gram import FunctionalPlan, evaluate_functional, plan_functional, triangle
 from enclave.engines.he.linear import query_phases, send_weights
@@ -25,7 +24,7 @@ from enclave.engines.interface import Engine, Secret
 from enclave.errors import BadModel, BadSpec
 from enclave.messages import JobSpec
 from enclave.workloads.encrypted.affine import AffineForm, affine_form
-from enclave.workloads.encrypted.decisions import DecisionPlan, plan_decisions, tally_decisions, true_classes
+from enclave.workloads.encrypted.decisions import DecisionPlan, JobDecisions, plan_decisions
 from enclave.workloads.encrypted.networks import check_polynomial, has_products, predict_polynomial
 from enclave.workloads.encrypted.rows import JobColumns, JobRows, encoding_key
 from enclave.workloads.inputs import Inputs
@@ -76,7 +75,7 @@ class _Job:
         if output == "predictions":
             return self.scoring()
         if output in ("accuracy", "confusion"):
-            return plan_decisions(self.spec, self.columns, self.form)
+            return plan_decisions(self.spec, self.columns, self.form, output)
         if output == "rmse":
             return self.squares()
         if output == "mean_score":
@@ -113,29 +112,30 @@ class _Evaluation:
     """One run, at one rank."""
 
     def __init__(self, engine: HeEngine, job: _Job, inputs: Inputs) -> None:
-        self._engine, self._job = engine, job
+        self._engine, self._job, self._inputs = engine, job, inputs
         self._weights: Floats | None = None  # [columns, scores], at the buyer
         if engine.is_buyer and inputs.model is not None:
             self._weights = job.columns.weights(job.spec, *job.form.fold(inputs.model.weights))
         self._rows: JobRows | None = None
         if not engine.is_buyer and inputs.rows is not None:
             self._rows = JobRows(job.spec, job.columns, inputs.rows)
-        self._tally: Tally | None = None
-        self._truth = true_classes(inputs, job.holders, engine.rank)
+        self._decisions: JobDecisions | None = None
 
-    def _decisions(self) -> Tally:
-        """One for all outputs that count decisions."""
-        job = self._job
-        if self._tally is None:
-            self._tally = tally_decisions(self._engine, job.spec, job.columns, job.form, self._weights, self._rows)
-        return self._tally
+    def _counts(self, name: str) -> Releasable:
+        """One `JobDecisions` for all outputs that count."""
+        if self._decisions is None:
+            job = self._job
+            self._decisions = JobDecisions(
+                self._engine, job.spec, job.columns, job.form, self._weights, self._rows, self._inputs
+            )
+        return self._decisions.output(name)
 
     def output(self, name: str) -> Releasable:
         """One output, sealed."""
         found: Mapping[str, Callable[[], Releasable]] = {
             "predictions": self._predictions,
-            "accuracy": lambda: self._decisions().accuracy(self._truth),
-            "confusion": lambda: self._decisions().confusion(self._truth),
+            "accuracy": lambda: self._counts("accuracy"),
+            "confusion": lambda: self._counts("confusion"),
             "rmse": self._squares,
             "mean_score": self._mean,
         }
@@ -164,7 +164,7 @@ class _Evaluation:
             ring = plan.query.parameters.ring()
             rows = EncodedRows(ring, plan.packing, self._rows, bits, plan.work.row_limit, engine.encodings, key)
         with engine.stage("rows"):
-            return score(engine, plan, encrypted, job.holders, rows, ranges, job.form.finish)
+            return engine.run(score(engine, plan, encrypted, job.holders, rows, ranges, job.form.finish))
 
     def _squares(self) -> Releasable:
         """The sum of squared errors, in units of the target's own."""

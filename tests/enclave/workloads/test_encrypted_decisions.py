@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.datasets import load_breast_cancer
+from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 
 from enclave.engines.interface import Permit
@@ -97,7 +97,31 @@ def test_without_a_permit_nothing_is_counted_out() -> None:
         run_job(spec, X, Y, _named(linear, W[:, :1], B[:1]), Permit(spec.job_id, ["rmse"]))
 
 
-@pytest.mark.parametrize(("count", "outputs", "name"), [(3, 3, "accuracy"), (2, 1, "auc")])
+@pytest.mark.parametrize("owners", [(1797,), (900, 897)])
+def test_digits(owners: tuple[int, ...]) -> None:
+    data = load_digits()
+    model = LogisticRegression(max_iter=200).fit(data.data / 16, data.target)
+    linear = dense_architecture(64, [], 10)
+    spec = encrypted_job(data.data / 16, classes(10), _with_final(linear, "softmax"), ["accuracy"], owners=owners)
+    found = run_job(spec, data.data / 16, data.target, _named(linear, model.coef_.T, model.intercept_)).result
+    assert found.accuracy == model.score(data.data / 16, data.target)
+
+
+@pytest.mark.parametrize("final", [None, "softmax"])
+def test_among_equal_scores_the_first_class_counts(final: str | None) -> None:
+    linear = dense_architecture(5, [], 3)
+    truth = np.arange(60) % 3
+    spec = encrypted_job(X[:60], classes(3), _with_final(linear, final), ["accuracy"])
+    for winners, expected in (((0, 0, 0), 1 / 3), ((0, 1, 1), 1 / 3), ((-1, 0, 0), 1 / 3)):
+        weights = _named(linear, np.zeros((5, 3)), np.array(winners, float))
+        assert run_job(spec, X[:60], truth, weights).result.accuracy == pytest.approx(expected)
+    for index in range(3):
+        mine = np.full(60, index)
+        found = run_job(spec, X[:60], mine, _named(linear, np.zeros((5, 3)), np.zeros(3))).result
+        assert found.accuracy == float(index == 0)
+
+
+@pytest.mark.parametrize(("count", "outputs", "name"), [(3, 3, "confusion"), (2, 1, "auc")])
 def test_what_needs_a_dealer(count: int, outputs: int, name: str) -> None:
     spec: Any = encrypted_job(X, classes(count), dense_architecture(5, [], outputs), [name])
     with pytest.raises(BadSpec) as caught:
