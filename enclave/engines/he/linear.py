@@ -147,10 +147,14 @@ class EncryptedWeights:
         Args:
             most_bytes: of one part, where a single output is not larger.
         """
+        for first, stop in self.edges(most_bytes):
+            yield first, self._loaded(first, stop)
+
+    def edges(self, most_bytes: int = _PART_BYTES) -> tuple[tuple[int, int], ...]:
+        """First output, and the one after the last, of each part."""
         one = self.query.packing.groups * 2 * len(self.ring.primes) * self.ring.degree * 8
-        step = max(1, most_bytes // one)
-        for first in range(0, self.query.outputs, step):
-            yield first, self._loaded(first, min(self.query.outputs, first + step))
+        step, outputs = max(1, most_bytes // one), self.query.outputs
+        return tuple((first, min(outputs, first + step)) for first in range(0, outputs, step))
 
     def dot(self, polynomials: Words, part: Words) -> Words:
         """The scores of blocks of rows, evaluation form.

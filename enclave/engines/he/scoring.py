@@ -20,15 +20,15 @@ Security 2022, for sending extracted coefficients.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.engine import HeEngine, Keys
+from enclave.engines.he.engine import HeEngine, Keys, sent_by
 from enclave.engines.he.keys import PublicKey
 from enclave.engines.he.linear import EncryptedWeights, Query, side_by_side
 from enclave.engines.he.packing import EncodedRows, Packing
@@ -37,6 +37,7 @@ from enclave.engines.he.products import protected
 from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.sampling import Source
 from enclave.engines.he.wire import pack_bits, unpack_bits
+from enclave.engines.mpc.random import KeyStream, fresh_key
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Blank
 from enclave.errors import BadInput, BadSpec, RangeExceeded
@@ -50,6 +51,7 @@ _BYTE_S = 8e-8  # 100 Mbit/s
 _BLOCK_S = 5e-4  # CPU time of protecting one block
 _STRIDE = 16  # the largest where rows fill many blocks
 _LARGEST_DEGREE = 16384
+_STEP_PRODUCTS = 1 << 26  # of a row's values with weights, a second of one core or a few
 _C0_CUT_BITS = 4  # what c0 is coarser: its rounding adds up over no secret, that of c1 over all of it
 RANGE = 4.0  # the torus in units of the largest score that declared ranges allow: half of it is never reached
 
@@ -81,6 +83,11 @@ class ScoringPlan:
     def words(self, rows: int) -> int:
         """64-bit words that an owner of `rows` rows returns."""
         return self.query.outputs * sum(self.block_words(stop - start) for start, stop in self.packing.blocks(rows))
+
+    def steps(self, rows: int) -> int:
+        """Steps after which an owner of `rows` rows says that it is at work."""
+        products = rows * self.packing.columns * self.query.outputs
+        return max(1, min(len(self.packing.blocks(rows)), products // _STEP_PRODUCTS))
 
     def block_words(self, rows: int) -> int:
         """64-bit words of one output of one block of `rows` rows."""
@@ -233,45 +240,78 @@ def score(
     rows: EncodedRows | None,
     ranges: Floats | None,
     finish: Callable[[Floats], Floats] = lambda scores: scores,
-) -> Scores:
+) -> Protocol[Scores]:
     """Computes every score at the owners, sealed.
 
     Args:
         rows: this owner's; None elsewhere.
         ranges: [outputs], at the buyer.
 
-    **Cost** no message. Products of `columns` polynomials for each block of rows.
+    **Cost** products of `columns` polynomials for each block of rows. One word from every owner at work after each
+    `_STEP_PRODUCTS` of them, so that nobody waits in doubt; none for small jobs.
+    **Reveals** nothing.
     """
     engine.state(plan.hiding)
-    mine = next((count for rank, count in holders if rank == engine.rank), None)
-    answers = None
-    if mine is not None and rows is not None:
-        if rows.rows != mine:
-            raise BadInput(f"expected {mine} rows, found {rows.rows}")
-        answers = _answers(engine, plan, weights, rows)
+    mine = dict(holders).get(-1 if engine.rank is None else engine.rank)
+    if rows is not None and rows.rows != mine:
+        raise BadInput(f"expected {mine} rows, found {rows.rows}")
+    work = None if rows is None else _Work(engine, plan, weights, rows)
+    steps = {rank: plan.steps(count) for rank, count in holders}
+    for step in range(max(steps.values())):
+        if work is not None and step < steps[cast(int, engine.rank)]:
+            work.advance(steps[cast(int, engine.rank)])
+        busy = [rank for rank, count in steps.items() if step + 1 < count]
+        if busy:
+            yield [_at_work(engine.session, rank) for rank in busy]
+    answers = None if work is None else work.words()
     return Scores(plan, weights.keys, tuple(holders), answers, ranges, finish)
 
 
-def _answers(engine: HeEngine, plan: ScoringPlan, weights: EncryptedWeights, rows: EncodedRows) -> Words:
-    """Output by output, block by block: `plan.words` words."""
-    answer, public = Answer(plan, weights.ring), weights.keys.public
-    assert public is not None
-    found: list[list[Words]] = [[] for _ in range(plan.query.outputs)]
-    for first, part in weights.parts():
+def _at_work(session: Session, rank: int) -> Item:
+    """A uniform word, as all that is opened before a release."""
+    word = sent_by(session, rank, 1, lambda: KeyStream(fresh_key()).words(1, 1))
+    return Item("he:at work", word, sender=rank)
 
-        def work(index: int, part: Words = part) -> list[list[Words]]:
-            batch, source = rows.batch(index), Source.fresh()  # threads share no source
-            sums = weights.dot(batch.polynomials, part)
-            return [
-                [answer.finish(public, source, each, stop - start) for each in block]
-                for block, (start, stop) in zip(sums, batch.edges, strict=True)
-            ]
 
-        for batch in side_by_side(work, rows.batches, engine.workers):
+class _Work:
+    """The answers of an owner in the making: for each part of the weights, batch by batch of the rows."""
+
+    def __init__(self, engine: HeEngine, plan: ScoringPlan, weights: EncryptedWeights, rows: EncodedRows) -> None:
+        self._engine, self._weights, self._rows = engine, weights, rows
+        self._answer = Answer(plan, weights.ring)
+        self._found: list[list[Words]] = [[] for _ in range(plan.query.outputs)]
+        self._total, self._done, self._step = len(weights.edges()) * rows.batches, 0, 0
+        self._running = self._batches()
+
+    def advance(self, steps: int) -> None:
+        """One of `steps` about equal steps."""
+        self._step += 1
+        while self._done * steps < self._step * self._total:
+            first, batch = next(self._running)
+            self._done += 1
             for block in batch:
-                for output, each in enumerate(block, first):
-                    found[output].append(each)
-    return np.concatenate([each for output in found for each in output])
+                for output, words in enumerate(block, first):
+                    self._found[output].append(words)
+
+    def words(self) -> Words:
+        """Output by output, block by block."""
+        return np.concatenate([words for output in self._found for words in output])
+
+    def _batches(self) -> Iterator[tuple[int, list[list[Words]]]]:
+        answer, weights, rows, public = self._answer, self._weights, self._rows, self._weights.keys.public
+        assert public is not None
+        for first, part in weights.parts():
+
+            def work(index: int, part: Words = part) -> list[list[Words]]:
+                batch, source = rows.batch(index), Source.fresh()  # threads share no source
+                sums = weights.dot(batch.polynomials, part)
+                return [
+                    [answer.finish(public, source, each, stop - start) for each in block]
+                    for block, (start, stop) in zip(sums, batch.edges, strict=True)
+                ]
+
+            for found in side_by_side(work, rows.batches, self._engine.workers):
+                yield first, found
 
 
 def _lanes(count: int) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from enclave.engines.he import rlwe
+from enclave.engines.he import rlwe, scoring
 from enclave.engines.he.engine import HeEngine, Keys
 from enclave.engines.he.expansion import expansion_keys, read_keys
 from enclave.engines.he.keys import Domain, PublicKey, PublicSeed, SecretKey
@@ -60,7 +60,7 @@ def scored(
         rows = None
         if engine.rank is not None and not engine.is_buyer:
             rows = EncodedRows(weights.ring, plan.packing, Rows(xs[engine.rank]), BITS, plan.work.row_limit)
-        sealed = score(engine, plan, weights, holders, rows, ranges if engine.is_buyer else None)
+        sealed = engine.run(score(engine, plan, weights, holders, rows, ranges if engine.is_buyer else None))
         return engine.open("scores", sealed, engine.buyer, permit or Permit("job", ["scores"]))
 
     return run_he(len(xs) + 1, program)
@@ -230,6 +230,22 @@ def test_a_score_out_of_range_is_noticed(run_he: Callable[..., Any]) -> None:
     x, w = made(200, 3)
     with pytest.raises(RangeExceeded, match="released scores"):
         scored(run_he, [x], w, largest=float(np.abs(x @ w).max()) / 1.5)
+
+
+def test_owners_at_work_say_so(run_he: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long computation is cut in steps, each with a word, so that no deadline is for all of it."""
+    monkeypatch.setattr(scoring, "_STEP_PRODUCTS", 8000)
+    xs = [made(n, 2)[0] for n in (9000, 30, 20_000)]
+    w = made(1, 2)[1]
+    ran = scored(run_he, xs, w)
+    assert np.abs(ran.results[-1] - np.concatenate(xs) @ w).max() < 1e-5
+    rounds = [[(item[0], item[3]) for item in record[1:]] for _, record in ran.records]
+    assert rounds[1:-1] == [
+        [("he:at work", 0), ("he:at work", 2)],
+        [("he:at work", 2)],
+        [("he:at work", 2)],
+        [("he:at work", 2)],
+    ]
 
 
 def test_garbage_is_noticed() -> None:
