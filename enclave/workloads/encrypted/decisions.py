@@ -109,7 +109,7 @@ class _OfClass:
         self.rows, self.columns = rows.rows, rows.columns
 
     def block(self, start: int, stop: int) -> Floats:
-        return self._rows.block(start, stop) * self._is[start:stop, None]
+        return np.asarray(self._rows.block(start, stop) * self._is[start:stop, None])
 
 
 class JobDecisions:
