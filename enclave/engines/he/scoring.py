@@ -23,12 +23,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.engine import HeEngine, Keys, sent_by
+from enclave.engines.he.engine import HeEngine, Keys
 from enclave.engines.he.keys import PublicKey
 from enclave.engines.he.linear import EncryptedWeights, Query, side_by_side
 from enclave.engines.he.packing import EncodedRows, Packing
@@ -36,8 +36,8 @@ from enclave.engines.he.planner import HePlan, Hiding, LinearWork, plan_linear
 from enclave.engines.he.products import protected
 from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.sampling import Source
+from enclave.engines.he.steps import at_work
 from enclave.engines.he.wire import pack_bits, unpack_bits
-from enclave.engines.mpc.random import KeyStream, fresh_key
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Blank
 from enclave.errors import BadInput, BadSpec, RangeExceeded
@@ -257,20 +257,9 @@ def score(
         raise BadInput(f"expected {mine} rows, found {rows.rows}")
     work = None if rows is None else _Work(engine, plan, weights, rows)
     steps = {rank: plan.steps(count) for rank, count in holders}
-    for step in range(max(steps.values())):
-        if work is not None and step < steps[cast(int, engine.rank)]:
-            work.advance(steps[cast(int, engine.rank)])
-        busy = [rank for rank, count in steps.items() if step + 1 < count]
-        if busy:
-            yield [_at_work(engine.session, rank) for rank in busy]
+    yield from at_work(engine.session, steps, None if work is None else work.advance)
     answers = None if work is None else work.words()
     return Scores(plan, weights.keys, tuple(holders), answers, ranges, finish)
-
-
-def _at_work(session: Session, rank: int) -> Item:
-    """A uniform word, as all that is opened before a release."""
-    word = sent_by(session, rank, 1, lambda: KeyStream(fresh_key()).words(1, 1))
-    return Item("he:at work", word, sender=rank)
 
 
 class _Work:
@@ -280,13 +269,12 @@ class _Work:
         self._engine, self._weights, self._rows = engine, weights, rows
         self._answer = Answer(plan, weights.ring)
         self._found: list[list[Words]] = [[] for _ in range(plan.query.outputs)]
-        self._total, self._done, self._step = len(weights.edges()) * rows.batches, 0, 0
+        self._total, self._done = len(weights.edges()) * rows.batches, 0
         self._running = self._batches()
 
-    def advance(self, steps: int) -> None:
-        """One of `steps` about equal steps."""
-        self._step += 1
-        while self._done * steps < self._step * self._total:
+    def advance(self, step: int, steps: int) -> None:
+        """One of about equal steps."""
+        while self._done * steps < (step + 1) * self._total:
             first, batch = next(self._running)
             self._done += 1
             for block in batch:

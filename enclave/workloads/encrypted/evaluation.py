@@ -20,6 +20,7 @@ from enclave.engines.he.gram import FunctionalPlan, evaluate_functional, plan_fu
 from enclave.engines.he.linear import query_phases, send_weights
 from enclave.engines.he.packing import EncodedRows
 from enclave.engines.he.scoring import RANGE, ScoringPlan, plan_scoring, score
+from enclave.engines.he.steps import at_work
 from enclave.engines.interface import Engine, Secret
 from enclave.errors import BadModel, BadSpec
 from enclave.messages import JobSpec
@@ -33,6 +34,7 @@ from enclave.workloads.specification import row_holders
 __all__ = ["check", "evaluate"]
 
 Floats = NDArray[np.float64]
+_STEP_PRODUCTS = 1 << 34  # of two columns of a row: seconds
 _OUTPUTS = ("predictions", "accuracy", "confusion", "rmse", "mean_score")
 
 
@@ -174,8 +176,18 @@ class _Evaluation:
             model = np.append(weights[:, 0], -1.0 / unit)
             values = np.outer(model, model)[np.triu_indices(len(model))]
             limit = float(np.abs(model) @ np.append(job.columns.rms, job.columns.target_bound)) ** 2
-        numbers = None if self._rows is None else triangle(self._rows.gram(True) / total)
+        gram = self._gram(len(job.columns.rms) + 1)
+        numbers = None if gram is None else triangle(gram / total)
         return self._functional("rmse", job.squares(), values, numbers, limit, lambda mean: max(0.0, mean) * total)
+
+    def _gram(self, size: int) -> Floats | None:
+        """This owner's Gram matrix of its rows with their targets; None elsewhere."""
+        rows, total = self._rows, np.zeros((size, size))
+        steps = {rank: max(1, count * size**2 // _STEP_PRODUCTS) for rank, count in self._job.holders}
+        advance = None if rows is None else lambda step, count: rows.add_gram(total, step, count)
+        with self._engine.stage("rmse"):
+            self._engine.run(at_work(self._engine.session, steps, advance))
+        return None if rows is None else total
 
     def _mean(self) -> Releasable:
         """The sum of the scores."""

@@ -99,17 +99,19 @@ class JobRows:
             found[:, :-1] *= self._scaling[1]
         return found
 
-    def gram(self, with_target: bool) -> Floats:
-        """sum_r t_r t_r^T for t = (columns[, target]): symmetric, float64."""
-        size = self.columns + with_target
-        total = np.zeros((size, size))
-        for start, stop in self._edges():
+    def add_gram(self, total: Floats, step: int = 0, steps: int = 1) -> None:
+        """Adds sum_r t_r t_r^T over one of some steps of the rows to `total`, symmetric.
+
+        Args:
+            total: [columns, columns] for t = columns, one more for t = (columns, target).
+        """
+        edges = self._edges()
+        for start, stop in edges[step * len(edges) // steps : (step + 1) * len(edges) // steps]:
             t = self.block(start, stop)
-            if with_target:
+            if len(total) > self.columns:
                 y = self._rows.targets(start, stop).astype(np.float64) * self._columns.target_unit
                 t = np.concatenate([t, y[:, None]], axis=1)
             total += t.T @ t
-        return total
 
     def sums(self) -> Floats:
         """Sums of the columns."""

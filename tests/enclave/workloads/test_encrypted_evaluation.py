@@ -13,6 +13,7 @@ from enclave.errors import BadModel, BadSpec, PolicyRefused
 from enclave.messages import Architecture, JobSpec, Layer, TensorType
 from enclave.models import dense_architecture
 from enclave.workloads import check_spec
+from enclave.workloads.encrypted import evaluation
 from tests.enclave.workloads.encrypted_jobs import encrypted_job, run_job
 from tests.enclave.workloads.made_jobs import classes, number
 
@@ -85,6 +86,19 @@ def test_errors_and_means_of_a_linear_model(owners: tuple[int, ...]) -> None:
     expected = np.sqrt(np.mean(((X @ w + b)[:, 0] - y) ** 2))
     assert ran.result.rmse == pytest.approx(expected, rel=1e-6)
     assert ran.result.mean_score == pytest.approx(np.mean(X @ w + b), abs=1e-6)
+
+
+def test_a_long_sum_is_cut_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "_STEP_PRODUCTS", 49 * 4096)
+    x = np.tile(X, (30, 1))
+    w, b = made(1)
+    y = (x @ w + b)[:, 0] + np.arange(len(x)) / len(x)
+    linear = dense_architecture(5, [], 1)
+    spec = encrypted_job(x, number(float(y.min()) - 1, float(y.max()) + 1), linear, ["rmse"], owners=(10_000, 5000))
+    ran = run_job(spec, x, y, named(linear, w, b))
+    assert ran.result.rmse == pytest.approx(np.sqrt(np.mean((np.arange(len(x)) / len(x)) ** 2)), rel=1e-6)
+    labels = [[item[0] for item in record[1:]] for _, record in ran.records]
+    assert labels == [["he:at work"], ["he:rmse", "he:public key"], ["release:rmse"]]
 
 
 def test_a_perfect_fit_has_a_tiny_error_and_never_a_negative_one() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from enclave.engines.he import rlwe, scoring
+from enclave.engines.he import linear, rlwe, scoring
 from enclave.engines.he.engine import HeEngine, Keys
 from enclave.engines.he.expansion import expansion_keys, read_keys
 from enclave.engines.he.keys import Domain, PublicKey, PublicSeed, SecretKey
@@ -23,6 +23,7 @@ from enclave.engines.he.ring import Words
 from enclave.engines.he.sampling import Source
 from enclave.engines.he.scoring import RANGE, Answer, Scores, ScoringPlan, plan_scoring, score
 from enclave.engines.interface import Permit
+from enclave.engines.mpc.recorder import Recorder
 from enclave.errors import BadInput, BadSpec, PolicyRefused, RangeExceeded, Refused
 
 RNG = np.random.default_rng(3)
@@ -290,6 +291,26 @@ def test_phases_are_exact() -> None:
     found = ring.to_integers(torus_phases(ring, values, 10))[:5]
     for phase, value in zip(found, values, strict=False):
         assert abs(Fraction(int(phase)) - Fraction(value) * ring.modulus / 1024) <= Fraction(1, 2)
+
+
+@pytest.mark.parametrize("length", [0, 1, -1])
+def test_words_that_are_no_residues_are_refused(length: int) -> None:
+    """A hostile buyer's public key, weights and expansion keys: refused before anything is computed with them."""
+    plan = expanding(37, 1)
+    party, query = Party(plan, np.ones((37, 1))), plan.query
+    keys = Keys(query.parameters, party.seed)
+    ones = np.full(keys.words + length, 2**64 - 1, np.uint64)
+    with pytest.raises(BadInput, match="expected"):
+        keys.receive(ones)
+    keys.receive(party.weights.keys.packed())
+    sender = linear._Sender(HeEngine(Recorder(2, has_dealer=False)), query, keys, 0)
+    good = [np.zeros(query.words, np.uint64), np.zeros(query.key_words, np.uint64)]
+    sender.received(good)
+    for bad in range(2):
+        words = list(good)
+        words[bad] = np.full(good[bad].size + length, 2**64 - 1, np.uint64)
+        with pytest.raises(BadInput, match="expected"):
+            sender.received(words)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
