@@ -28,6 +28,7 @@ __all__ = ["Accuracy", "NetworkPlan", "accuracy", "check_range", "plan_network"]
 
 _PRIME_BITS = 50
 _RELEASE_BITS = 20  # fractional bits of what is released
+_RELEASE_RANGE_BITS = 40  # bits of the largest released value, and one for its sign
 _DEGREES = (8192, 16384, 32768)
 _LEAST_PRIMES = 4  # of q: flooding has its 40 bits, and some more
 _ROW_BITS, _WEIGHT_BITS = 14, 14
@@ -60,19 +61,19 @@ class NetworkPlan:
         return sum(math.log2(prime) for prime in self.parameters.primes[: self.moduli])
 
     @property
-    def range_bits(self) -> int:
-        """Bits of the largest released value, and one for its sign."""
-        return math.ceil(self.modulus_bits) - self.form_bits[-1]
+    def release_shift(self) -> int:
+        """The output is multiplied by 2^this before it is cut: exact, and it leaves _RELEASE_RANGE_BITS for it."""
+        return max(0, math.ceil(self.modulus_bits) - self.form_bits[-1] - _RELEASE_RANGE_BITS)
 
     @property
     def release_bits(self) -> int:
         """Bits of the word that is released for each output; it stands for a part of M."""
-        return min(60, self.range_bits + _RELEASE_BITS)
+        return math.ceil(self.modulus_bits) - self.form_bits[-1] - self.release_shift + _RELEASE_BITS
 
     @property
     def release_unit(self) -> float:
         """The step between two released values."""
-        return math.exp2(self.modulus_bits - self.release_bits - self.form_bits[-1])
+        return math.exp2(self.modulus_bits - self.release_bits - self.form_bits[-1] - self.release_shift)
 
     @property
     def chunk_rows(self) -> int:
@@ -218,7 +219,8 @@ def check_range(plan: NetworkPlan, row_bounds: np.ndarray) -> Accuracy:
     """Raises RangeExceeded, naming the layer, when a value could leave the numbers modulo M; the buyer asks before."""
     found = accuracy(plan, row_bounds)
     for form, bits, bound in zip(plan.network.forms, plan.form_bits, found.bounds, strict=True):
-        limit = 2.0 ** (plan.modulus_bits - bits - 1)
+        shift = plan.release_shift if form is plan.network.output else 0
+        limit = 2.0 ** (plan.modulus_bits - bits - shift - 1)
         if not bound < limit:
             raise RangeExceeded(form.layer, bound, limit)
     for product, bits in zip(plan.network.products, plan.atom_bits[1:], strict=True):

@@ -73,9 +73,11 @@ class Predictions:
         return cut
 
     def _torus(self, share: Words) -> Words:
-        """round(2^bits share / M), one axis."""
+        """round(2^bits (2^shift share) / M), one axis."""
         ring = self.moduli.base.lower(self.moduli.count)
         flat = np.stack([self.moduli.spread(residues) for residues in share], axis=1)
+        factors = [[(1 << self.plan.release_shift) % prime] * ring.degree for prime in ring.primes]
+        flat = ring.multiply(flat, np.array(factors, np.uint64))
         return ring.to_torus(flat, self.plan.release_bits).reshape(-1)
 
     def _joined(self, share: Words | None, words: Words) -> Floats:

@@ -54,6 +54,22 @@ def convolutional(image: int = 8, channels: int = 4, kernel: int = 3, stride: in
     return builder.build(builder.linear("last", value, rng.normal(size=(8, 10)), rng.normal(size=10)))
 
 
+def power() -> Model:
+    builder = GraphBuilder((3,))
+    return builder.build(square(builder, square(builder, "input")))
+
+
+def residual() -> Model:
+    """A product of two different values, a skip from the input, a mean, and a broadcast."""
+    rng, b = np.random.default_rng(0), GraphBuilder((4,))
+    left, right = (b.linear(name, "input", rng.normal(size=(4, 3)), rng.normal(size=3)) for name in "ab")
+    gate = b.linear("gate", "input", rng.normal(size=(4, 1)), None)
+    value = b.layer("mul", "gated", [b.layer("mul", "both", [left, right]), gate])
+    skip = b.linear("skip", "input", rng.normal(size=(4, 3)), None)
+    joined = b.layer("concat", "joined", [value, skip, left], ints=[0])
+    return b.build(b.linear("last", joined, rng.normal(size=(9, 2)), rng.normal(size=2)))
+
+
 def predicted(run_he: Any, model: Model, rows: Sequence[np.ndarray], limit: float = 8.0) -> Any:
     """Runs a network over the rows of one or more owners; the result at the buyer is `ran.results[-1]`."""
     buyer = len(rows)
