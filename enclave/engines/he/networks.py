@@ -34,6 +34,7 @@ _LEAST_PRIMES = 4  # of q: flooding has its 40 bits, and some more
 _ROW_BITS, _WEIGHT_BITS = 14, 14
 _MOST_WEIGHT_BITS = 20
 _RANGE_BITS = (20, 27, 40, 66, 120)  # for the largest value and its sign, by levels of products
+_USUAL_MAGNITUDE = 8.0
 _FEWEST_ROWS, _MOST_ROWS, _CHUNK_ELEMENTS = 256, 8192, 1 << 20
 _HINT = "hybrid or mpc would do: --engine hybrid, or --engine mpc"
 
@@ -106,14 +107,18 @@ class NetworkPlan:
 _FLOODED = f"{FLOOD}: message under a uniform mask, noise under uniform integers, Enc_pk(0)"
 
 
-def plan_network(network: PolynomialNetwork) -> NetworkPlan:
+def plan_network(network: PolynomialNetwork, magnitude: float = _USUAL_MAGNITUDE) -> NetworkPlan:
     """The smallest parameters that hold the network at a sufficient precision.
+
+    Args:
+        magnitude: of the largest value of a row; beyond 8, every doubling takes a bit more for each degree.
 
     Raises: BadModel: naming the layer that is too wide or too deep.
     """
     form_bits, atom_bits = _fractional(network, _ROW_BITS, _WEIGHT_BITS)
     levels = len(network.stages()) - 1
-    range_bits = _RANGE_BITS[min(levels, len(_RANGE_BITS) - 1)]
+    growth = max(0.0, math.log2(magnitude / _USUAL_MAGNITUDE))
+    range_bits = _RANGE_BITS[min(levels, len(_RANGE_BITS) - 1)] + math.ceil(growth * 2**levels)
     least = max(1, -(-(max(*form_bits, *atom_bits) + range_bits) // _PRIME_BITS))
     for degree in _DEGREES:
         for moduli in range(least, MOST_BITS[degree] // _PRIME_BITS):

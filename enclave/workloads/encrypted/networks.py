@@ -48,7 +48,8 @@ def check_polynomial(spec: JobSpec) -> NetworkPlan:
             f"of a polynomial network, engine he without a dealer gives predictions alone, found {', '.join(others)}",
             hint="name a dealer, or use --engine hybrid or --engine mpc",
         )
-    return plan_network(read_network(spec.architecture, None, _units(spec, JobColumns.of(spec))))
+    columns = JobColumns.of(spec)
+    return plan_network(read_network(spec.architecture, None, _units(spec, columns)), _limit(spec, columns))
 
 
 def predict_polynomial(engine: HeEngine, spec: JobSpec, inputs: Inputs) -> Predictions:
@@ -59,9 +60,10 @@ def predict_polynomial(engine: HeEngine, spec: JobSpec, inputs: Inputs) -> Predi
     columns, factor = JobColumns.of(spec), _factor(spec)
     plan = check_polynomial(spec)
     if engine.is_buyer and inputs.model is not None:
-        plan = plan_network(read_network(spec.architecture, inputs.model.weights, _units(spec, columns)))
+        network = read_network(spec.architecture, inputs.model.weights, _units(spec, columns))
+        plan = plan_network(network, _limit(spec, columns))
         check_range(plan, columns.bounds[:-1] * factor)
-    limit = float(columns.bounds[:-1].max()) * factor
+    limit = _limit(spec, columns)
     parts = [
         NetworkRows(rank, count, _reader(spec, columns, factor, inputs.of(rank, engine.rank)), limit)
         for rank, count in row_holders(spec)
@@ -74,6 +76,11 @@ def predict_polynomial(engine: HeEngine, spec: JobSpec, inputs: Inputs) -> Predi
 def _factor(spec: JobSpec) -> float:
     """What a column is multiplied by, besides its unit, so that its numbers are about as large as 1."""
     return 1.0 if spec.encoding.standardise else 2.0 / HALF_RANGE
+
+
+def _limit(spec: JobSpec, columns: JobColumns) -> float:
+    """The largest magnitude of a row's numbers as they are computed with."""
+    return float(columns.bounds[:-1].max()) * _factor(spec)
 
 
 def _units(spec: JobSpec, columns: JobColumns) -> Floats:

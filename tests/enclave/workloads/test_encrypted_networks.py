@@ -61,6 +61,16 @@ def test_columns_of_any_scale() -> None:
     assert np.abs(found - forward_float(Model(model.architecture, weights), x)[:, 0]).max() < 5e-3
 
 
+def test_standardised_rows() -> None:
+    model = dense([5, 4, 1])
+    x = RNG.normal(size=(200, 5)) * [1.0, 10.0, 0.1, 300.0, 2.0] + [0.0, 3.0, 0.0, -50.0, 1.0]
+    spec = encrypted_job(x, None, model.architecture, ["predictions"], standardise=True)
+    found = run_job(spec, x, np.zeros(200), model.weights).result.predictions
+    assert found is not None
+    scaled = (x - x.mean(axis=0)) / x.std(axis=0)
+    assert np.abs(found - forward_float(model, scaled)[:, 0]).max() < 5e-3
+
+
 def test_other_outputs_are_refused() -> None:
     x = RNG.normal(size=(20, 5))
     spec = encrypted_job(x, number(-1.0, 1.0), dense([5, 4, 1]).architecture, ["predictions", "rmse"])

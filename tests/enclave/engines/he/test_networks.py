@@ -80,6 +80,11 @@ def test_an_output_beyond_what_is_released_is_refused() -> None:
         check_range(plan_network(read_network(model.architecture, large)), np.full(8, 2.0))
 
 
+def test_large_rows_take_more_moduli() -> None:
+    network = read_network(dense([5, 4, 3]).architecture)
+    assert [plan_network(network, magnitude).moduli for magnitude in (2.0, 8.0, 180.0, 1000.0)] == [2, 2, 3, 3]
+
+
 def test_rows_are_taken_in_chunks_that_fit_in_memory() -> None:
     assert plan_network(read_network(dense([30, 16, 1]).architecture)).chunk_rows == 8192
     assert plan_network(read_network(convolutional(28, 4, 7, 3).architecture)).chunk_rows == (1 << 20) // (64 * 49)
