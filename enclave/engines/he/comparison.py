@@ -28,7 +28,7 @@ import numpy as np
 
 from enclave.engines.he.engine import HeEngine
 from enclave.engines.he.ring import Words
-from enclave.engines.he.zero_forms import Draws, Factors, Layout, any_zero, at_rank
+from enclave.engines.he.zero_forms import Draws, Factors, Layout, any_zero
 from enclave.engines.mpc.session import Protocol, Tensor
 
 __all__ = ["bits_of", "layout_of", "less_than", "order_forms"]
@@ -81,7 +81,12 @@ def less_than(engine: HeEngine, owner: int, bits: int, rows: int, x: Tensor, y: 
 
     Returns: this rank's bits, uint64 [rows], at the buyer and at the owner; a blank elsewhere.
     """
-    layout, session = layout_of(rows, bits), engine.session
-    theirs = at_rank(session, engine.buyer, (bits, rows), lambda: bits_of(x, bits))
-    own = at_rank(session, owner, (bits, rows), lambda: bits_of(y, bits))
+    layout = layout_of(rows, bits)
+
+    def theirs(part: slice) -> Words:
+        return bits_of(x[part], bits)
+
+    def own(part: slice) -> Words:
+        return bits_of(y[part], bits)
+
     return (yield from any_zero(engine, owner, layout, "comparison", theirs, own, order_forms))

@@ -23,7 +23,7 @@ import numpy as np
 
 from enclave.engines.he.engine import HeEngine
 from enclave.engines.he.ring import Words
-from enclave.engines.he.zero_forms import Draws, Factors, Layout, any_zero, at_rank
+from enclave.engines.he.zero_forms import Draws, Factors, Layout, any_zero
 from enclave.engines.mpc.session import Protocol, Tensor
 
 __all__ = ["all_of", "count_forms"]
@@ -52,8 +52,12 @@ def all_of(engine: HeEngine, owner: int, rows: int, bits: Sequence[Tensor]) -> P
 
     Returns: this rank's shares, uint64 [rows], at the buyer and at the owner; a blank elsewhere.
     """
-    count = len(bits)
-    layout = Layout(rows, count, count)
-    theirs = at_rank(engine.session, engine.buyer, (count, rows), lambda: np.stack(bits))
-    own = at_rank(engine.session, owner, (count, rows), lambda: np.stack(bits) ^ np.uint64(1))
+    layout = Layout(rows, len(bits), len(bits))
+
+    def theirs(part: slice) -> Words:
+        return np.stack([share[part] for share in bits])
+
+    def own(part: slice) -> Words:
+        return theirs(part) ^ np.uint64(1)
+
     return (yield from any_zero(engine, owner, layout, "conjunction", theirs, own, count_forms))

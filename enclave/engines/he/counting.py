@@ -45,7 +45,7 @@ from enclave.engines.he.slots import DEGREE, HIDING_BITS, slot_parameters, times
 from enclave.engines.he.wire import pack, pack_bits, packed_words, unpack, unpack_bits
 from enclave.engines.he.zero_forms import at_rank
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
-from enclave.errors import BadData, BadSpec
+from enclave.errors import BadData, BadInput, BadSpec
 
 __all__ = ["HIDING", "Counts", "Decisions", "Holders", "Tally", "decided", "positive", "score_words", "tallied"]
 
@@ -367,7 +367,10 @@ class Counts:
         return f"Counts({self.shape})"
 
     def release(self, session: Session, name: str, to: int) -> Protocol[Integers | None]:
-        """Every owner's words to the buyer. **Cost** one round. **Reveals** the sums of all owners' counts."""
+        """Every owner's words to the buyer. **Cost** one round. **Reveals** the sums of all owners' counts.
+
+        Raises: BadInput: noise of more than half of what would spoil a count.
+        """
         label, size = f"release:{name}"[:64], (self.shape.words,)
         values = [at_rank(session, owner, size, lambda: self._own()) for owner in self.owners]
         items = [Item(label, v, sender=o, to=to, masked=False) for o, v in zip(self.owners, values, strict=True)]
@@ -379,6 +382,9 @@ class Counts:
             total = total + self.shape.words_of(self.keys, words)
         drop = 64 - self.shape.torus_bits
         rounded = total + np.uint64(1 << drop - 1)
+        rest = np.abs((rounded & np.uint64((1 << drop) - 1)).view(np.int64) - (1 << drop - 1))
+        if int(rest.max()) > 1 << drop - 2:
+            raise BadInput("expected counts under this key, found noise: they were changed, or belong to another key")
         return self.finish(rounded.view(np.int64) >> np.int64(drop))
 
     def _own(self) -> Words:

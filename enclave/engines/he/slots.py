@@ -51,6 +51,7 @@ HIDING_BITS = 40
 NOISE_BITS = 29
 FLOOD_BITS = HIDING_BITS + int(math.log2(DEGREE)) + NOISE_BITS
 _DEVIATIONS = 10.0
+_MOST_REST = 0.95  # of half a step, that noise may take: nine deviations are left for rounding
 
 
 @lru_cache(maxsize=1)
@@ -120,7 +121,8 @@ class Slots:
     def opened(self, secret: SecretKey, words: Words, count: int) -> Words:
         """The slots [count, N] of received answers.
 
-        Raises: BadInput: another length. Refused: the key's cap on decryptions.
+        Raises: BadInput: another length, or noise that no honest answer has: each slot of garbage passes with
+            probability 0.95. Refused: the key's cap on decryptions.
         """
         if words.dtype != np.uint64 or words.shape != (self.answer_words(count),):
             raise BadInput(f"expected {self.answer_words(count)} words, found {words.dtype} {words.shape}")
@@ -131,7 +133,11 @@ class Slots:
         c1 = unpack_bits(np.ascontiguousarray(rows[:, cut:]).reshape(-1), high).reshape(count, DEGREE)
         turned = (c0 << np.uint64(high - low)).view(np.int64) + times_secret(secret, c1, high)
         phase = turned.view(np.uint64) & np.uint64((1 << high) - 1)
-        message = (phase * np.uint64(self.prime) + np.uint64(1 << high - 1)) >> np.uint64(high)
+        scaled = phase * np.uint64(self.prime) + np.uint64(1 << high - 1)
+        message = scaled >> np.uint64(high)
+        rest = np.abs((scaled & np.uint64((1 << high) - 1)).view(np.int64) - (1 << high - 1))
+        if int(rest.max()) > _MOST_REST * (1 << high - 1):
+            raise BadInput("expected an answer under this key, found noise: it was changed, or belongs to another key")
         return self.plain.ntt((message % np.uint64(self.prime))[:, None])[:, 0]
 
     # ---- owner

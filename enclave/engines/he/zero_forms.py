@@ -44,7 +44,7 @@ from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Blank
 from enclave.errors import BadSpec
 
-__all__ = ["Draws", "Forms", "Layout", "answered", "any_zero", "at_rank", "hiding", "small_slots"]
+__all__ = ["BitsOf", "Draws", "Forms", "Layout", "answered", "any_zero", "at_rank", "hiding", "small_slots"]
 
 CHUNK_BLOCKS = 8
 MOST = 63  # bits of a row
@@ -148,6 +148,8 @@ class Draws:
         return cls(direction, layout.spread(direction), masks, form)
 
 
+BitsOf = Callable[[slice], Words]
+"""The bits of some rows, uint64 [inputs, rows], 0 or 1: made when they are needed, since they take much memory."""
 Factors = Callable[[int], Words]
 Forms = Callable[[Layout, int, Draws, Words], tuple[Factors, Words]]
 """What the owner makes of its bits, slots [inputs, N]: factors(answer), the vectors [inputs, N] below t that multiply
@@ -181,13 +183,13 @@ def at_rank(
 
 
 def any_zero(
-    engine: HeEngine, owner: int, layout: Layout, label: str, bits: Tensor, own: Tensor, forms: Forms
+    engine: HeEngine, owner: int, layout: Layout, label: str, bits: BitsOf, own: BitsOf, forms: Forms
 ) -> Protocol[Tensor]:
     """Shares of whether a form is 0.
 
     Args:
-        label: of the messages, and of the statement of hiding. bits: uint64 [inputs, rows], 0 or 1, at the buyer,
-            anything elsewhere. own: [inputs, rows], at the owner.
+        label: of the messages, and of the statement of hiding. bits: gives the buyer's bits of some rows, and is called
+            there alone. own: the owner's.
 
     Returns: this rank's bits, uint64 [rows], at the buyer and at the owner; a blank elsewhere.
     """
@@ -222,7 +224,7 @@ class _Side:
     def _rows(self, block: int) -> slice:
         return slice(block * DEGREE, min((block + 1) * DEGREE, self._layout.rows))
 
-    def query(self, blocks: range, bits: Tensor) -> Item:
+    def query(self, blocks: range, bits: BitsOf) -> Item:
         """The buyer's encrypted bits."""
         layout, slots = self._layout, self._slots
         words = slots.query_words(layout.inputs) * len(blocks)
@@ -231,7 +233,7 @@ class _Side:
             assert self._keys.secret is not None and self._keys.seed is not None
             parts = []
             for block in blocks:
-                values = layout.spread(bits[:, self._rows(block)])
+                values = layout.spread(bits(self._rows(block)))
                 parts.append(
                     slots.query(self._keys.secret, values, self._keys.seed, self._first + block * layout.inputs)
                 )
@@ -240,7 +242,7 @@ class _Side:
         value = at_rank(self._session, self._buyer, (words,), made)
         return Item(f"{self._label}:bits", value, sender=self._buyer, to=self._owner)
 
-    def answer(self, blocks: range, query: Tensor, own: Tensor, forms: Forms) -> Item:
+    def answer(self, blocks: range, query: Tensor, own: BitsOf, forms: Forms) -> Item:
         """The owner's masked forms."""
         layout, slots = self._layout, self._slots
         size, count = slots.answer_words(layout.answers), layout.inputs
@@ -250,7 +252,7 @@ class _Side:
             block = blocks[index]
             words = query.reshape(len(blocks), -1)[index]
             encrypted = slots.received(words, self._keys.seed, self._first + block * count, count)
-            mine = own[:, self._rows(block)]
+            mine = own(self._rows(block))
             return answered(slots, layout, self._keys.public, self._source, encrypted, mine, forms)
 
         def made() -> Words:

@@ -31,7 +31,6 @@ __all__ = ["DecisionPlan", "JobDecisions", "decision_weights", "plan_decisions"]
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 _EXPANSION_S = 30.0
-_FINER_BITS = 6  # decisions are told apart at a fraction of what rounding the rows moves a score by
 _DEVIATIONS = 10.0
 
 
@@ -82,7 +81,7 @@ def _planned(frac_bits: int, work: LinearWork) -> DecisionPlan:
     degree = plan.parameters.degree
     packing = Packing(degree, work.columns, work.stride)
     levels = min(plan.expansion.levels, (packing.groups - 1).bit_length())
-    bits = frac_bits + _FINER_BITS
+    bits = math.ceil(math.log2(RANGE / work.precision))  # decisions are told apart at what rounding the rows may move
     rounding = _DEVIATIONS * rounding_deviation(degree, 64)
     returned = bits + 1 + math.ceil(math.log2(rounding))
     scores = 1 if work.outputs == 1 else 2  # that one word is the difference of

@@ -209,6 +209,22 @@ def test_a_query_of_another_length(keys: _Keys) -> None:
         SLOTS.opened(keys.secret, words, 1)
 
 
+def test_answers_under_another_key_are_noise(keys: _Keys) -> None:
+    other = _Keys()
+    x, y = _numbers(4096, 3)
+    layout = layout_of(4096, 3)
+    words = SLOTS.query(keys.secret, layout.spread(bits_of(x, 3)), keys.seed, keys.used)
+    query = SLOTS.received(words, keys.seed, keys.used, 3)
+    keys.used += 3
+    answer, _ = answered(SLOTS, layout, keys.public, Source.fresh(), query, bits_of(y, 3), order_forms)
+    flipped = answer.copy()
+    flipped[100] ^= np.uint64(1 << 40)
+    with pytest.raises(BadInput, match="another key"):
+        SLOTS.opened(other.secret, answer, layout.answers)
+    with pytest.raises(BadInput, match="changed"):
+        SLOTS.opened(keys.secret, flipped * np.uint64(3), layout.answers)
+
+
 def test_uniform_below_is_uniform() -> None:
     source = Source.fresh()
     for bound in (1, 2, 7, 40_960):
