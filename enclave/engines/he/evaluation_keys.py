@@ -49,7 +49,7 @@ def evaluation_keys(engine: HeEngine, keys: Keys, uses: Sequence[KeyUse]) -> Pro
 
     The buyer's evaluator has no keys: it only encodes and decodes.
 
-    **Cost** one round; `key_bytes` to each owner.
+    **Cost** one round, none without uses; `key_bytes` to each owner.
     **Reveals** nothing (RLWE; keys of s^2 and s(X^g) under s: circular security, as everywhere).
     """
     parameters, items = keys.parameters, []
@@ -58,7 +58,7 @@ def evaluation_keys(engine: HeEngine, keys: Keys, uses: Sequence[KeyUse]) -> Pro
         words = packed_words(ring.primes, shape)
         value = sent_by(engine.session, engine.buyer, words, lambda i=index, u=use: _made(keys, u, i))  # type: ignore[misc]
         items.append(Item("he:evaluation key", value, sender=engine.buyer))
-    received = yield items
+    received = (yield items) if items else []
     if engine.session.blank:
         return None
     context = Context(parameters)

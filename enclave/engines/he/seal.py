@@ -127,11 +127,14 @@ class Context:
             raise BadInput("the parameters have no special prime, hence no key switching")
         name = self.raw.key_parms_id()
         parts: list[Bytes] = [struct.pack("<4QQ", *name, max(keys) + 1)]
-        for index in range(max(keys) + 1):
-            pairs = self._all_digits(keys[index]) if index in keys else ()
-            parts.append(struct.pack("<Q", len(pairs)))
+        after = 0
+        for index, digits in sorted(keys.items()):
+            pairs = self._all_digits(digits)
+            # an absent key is a count of 0
+            parts.append(bytes(8 * (index - after)) + struct.pack("<Q", len(pairs)))
             for pair in pairs:
                 parts += self._ciphertext_bytes(name, pair, 1.0)
+            after = index + 1
         with _loading() as path:
             _write(path, _framed(parts))
             _load(found, self.raw, path)

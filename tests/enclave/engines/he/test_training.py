@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -164,6 +165,19 @@ def test_blocks_of_rows_add_up_and_tell_the_buyer_of_progress(run_he: Any) -> No
     assert np.abs(ran.results[2] - plain_training(problem, rows)).max() < 2e-5
     working = [record for _, record in ran.records if record[0] == "open" and record[1][0] == "he:working"]
     assert [record[1:] for record in working] == [(("he:working", "add", 8, 1, 2),)] * 2
+
+
+@pytest.mark.parametrize(("loss", "owners"), [("logistic", 1), ("squared", 2)])
+def test_one_step_needs_no_evaluation(run_he: Any, loss: str, owners: int) -> None:
+    g = np.random.default_rng(6)
+    x, y = g.normal(size=(40, 2)), g.integers(0, 2, 40).astype(float)
+    counts = (40,) if owners == 1 else (1, 39)
+    problem = Problem(loss, counts, 2, False, 1, rate=0.25, l2=0.5)
+    edges = np.cumsum([0, *counts])
+    rows = [own_rows(problem, i, x[a:b], y[a:b]) for i, (a, b) in enumerate(itertools.pairwise(edges))]
+    ran = run_he(owners + 1, program(problem, rows))
+    assert np.abs(ran.results[-1] - plain_training(problem, rows)).max() < 2e-5
+    assert not any("he:evaluation key" in str(record) for _, record in ran.records)
 
 
 def test_a_training_of_zeros_is_refused_at_its_owner(run_he: Any) -> None:
