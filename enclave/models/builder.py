@@ -15,6 +15,8 @@ from enclave.models.model import FloatArray, Model
 
 __all__ = ["GraphBuilder"]
 
+_LARGEST_EXPONENT = 16
+
 
 class GraphBuilder:
     """Layers in the order of execution, with the shape of every value known as soon as it is made."""
@@ -65,6 +67,17 @@ class GraphBuilder:
         if bias is not None:
             parameters.append(self.weight(f"{name}.bias", bias))
         return self.layer("linear", name, [value], parameters)
+
+    def power(self, name: str, value: str, exponent: float) -> str:
+        """value^exponent by products of two, for exponents 1 to 16. Raises BadModel for any other."""
+        if exponent not in range(1, _LARGEST_EXPONENT + 1):
+            raise BadModel(f"powers from 1 to {_LARGEST_EXPONENT} are supported, found {exponent:g}")
+        found, square = "", value
+        for bit in range(int(exponent).bit_length()):
+            square = square if bit == 0 else self.layer("mul", name, [square, square])
+            if int(exponent) >> bit & 1:
+                found = square if not found else self.layer("mul", name, [found, square])
+        return found
 
     def constant(self, op: str, name: str, value: str, constant: ArrayLike) -> str:
         """`add` or `mul` with a constant that broadcasts over rows; a scalar gets one axis."""

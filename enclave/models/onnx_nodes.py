@@ -220,6 +220,13 @@ def _binary(graph: OnnxGraph, node: OnnxNode) -> None:
         graph.set_row(node, graph.builder.constant("mul" if node.op == "Mul" else "add", node.label, value, constant))
 
 
+def _power(graph: OnnxGraph, node: OnnxNode) -> None:
+    exponent = graph.constant(node.optional(1), "the exponent")
+    if exponent.size != 1:
+        raise BadModel(f"one exponent for all elements is supported, found shape {exponent.shape}")
+    graph.set_row(node, graph.builder.power(node.label, graph.row(node.optional(0)), float(exponent.reshape(()))))
+
+
 def _two_rows(graph: OnnxGraph, node: OnnxNode, left: str, right: str) -> str:
     if node.op == "Div":
         raise BadModel("division by a value that depends on the input is not supported")
@@ -320,6 +327,7 @@ HANDLERS: Mapping[str, Callable[[OnnxGraph, OnnxNode], None]] = MappingProxyType
         "MaxPool": _pool("max_pool2d"),
         "Mul": _binary,
         "Neg": _negate,
+        "Pow": _power,
         "ReduceMean": _reduce_mean,
         "Relu": _elementwise("relu"),
         "Reshape": reshape,

@@ -53,6 +53,16 @@ def _binary(op: str) -> Callable[..., Any]:
     return handle
 
 
+def _power(graph: TorchGraph, name: str, x: Any, exponent: Any) -> Row:
+    if isinstance(exponent, bool) or not isinstance(exponent, int | float):
+        raise BadModel(f"expected a number as exponent, found {exponent!r}")
+    return Row(graph.builder.power(name, graph.row(x), exponent))
+
+
+def _square(graph: TorchGraph, name: str, x: Any) -> Row:
+    return _power(graph, name, x, 2)
+
+
 def _constant(graph: TorchGraph, name: str, kind: str, x: Any, constant: Any) -> Row:
     rank = len(graph.shape(x))
     while constant.ndim > rank:
@@ -210,6 +220,7 @@ FUNCTIONS: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         operator.getitem: _getitem,
         operator.matmul: _matmul,
         operator.mul: _binary("mul"),
+        operator.pow: _power,
         operator.sub: _binary("sub"),
         operator.truediv: _binary("div"),
         torch.add: _binary("add"),
@@ -220,10 +231,12 @@ FUNCTIONS: Mapping[Any, Callable[..., Any]] = MappingProxyType(
         torch.matmul: _matmul,
         torch.max_pool2d: _max_pool,
         torch.mul: _binary("mul"),
+        torch.pow: _power,
         torch.relu: elementwise("relu"),
         torch.reshape: _reshape,
         torch.sigmoid: elementwise("sigmoid"),
         torch.softmax: _softmax,
+        torch.square: _square,
         torch.squeeze: _squeeze,
         torch.sub: _binary("sub"),
         torch.tanh: elementwise("tanh"),
@@ -240,11 +253,13 @@ METHODS: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "flatten": flatten,
         "float": _same,
         "mul": _binary("mul"),
+        "pow": _power,
         "relu": elementwise("relu"),
         "reshape": _reshape,
         "sigmoid": elementwise("sigmoid"),
         "size": _size,
         "softmax": _softmax,
+        "square": _square,
         "squeeze": _squeeze,
         "sub": _binary("sub"),
         "t": _transposed,

@@ -134,6 +134,8 @@ CASES: dict[str, tuple[tuple[int, ...], list[Any], dict[str, np.ndarray]]] = {
     "sub-from": ((4,), [node("Sub", "b", "x")], {"b": f(4)}),
     "sub-rows": ((4,), [node("Relu", "x", out="r"), node("Sub", "r", "x")], {}),
     "mul": (IMAGE, [node("Mul", "x", "b")], {"b": f(2, 1, 1)}),
+    "square": ((4,), [node("Pow", "x", "n")], {"n": np.array(2.0, np.float32)}),
+    "power": (IMAGE, [node("Pow", "x", "n")], {"n": np.array([7], np.int64)}),
     "mul-rows": ((4,), [node("Relu", "x", out="r"), node("Mul", "r", "x")], {}),
     "div": ((4,), [node("Div", "x", "b")], {"b": np.array(255.0, dtype=np.float32)}),
     "neg": ((4,), [node("Neg", "x")], {}),

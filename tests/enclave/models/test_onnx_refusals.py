@@ -107,6 +107,8 @@ W = {"w": f(4, 3)}
         ((4,), [node("Div", "x", "x")], {}, "division by a value that depends"),
         ((4,), [node("Add", "x", "b")], {"b": f(5, 4)}, "differs from row to row"),
         ((4,), [node("Cast", "x", to=7)], {}, "stay floating-point"),
+        ((4,), [node("Pow", "x", "n")], {"n": np.array(0.5, np.float32)}, "powers from 1 to 16 .* found 0.5"),
+        ((4,), [node("Pow", "x", "n")], {"n": f(4)}, "one exponent for all elements"),
         ((4,), [node("Identity", "x")], {}, "its output is its input"),
         ((1,), [node("Squeeze", "x", "a", out="s"), node("Add", "s", "s")], {"a": i(1)}, "no axis besides the batch"),
         (

@@ -102,6 +102,8 @@ def test_modules(module: nn.Module, row: tuple[int, ...]) -> None:
         (lambda m, x: torch.matmul(x, m.weight.T), (4,)),
         (lambda m, x: m.linear(x - m.mean) / 2, (4,)),
         (lambda m, x: 1 - x, (4,)),
+        (lambda m, x: m.linear(x) ** 2 + torch.square(x) * 0.5 + x.square(), (4,)),
+        (lambda m, x: x.pow(3) - torch.pow(x, 5) + x**1, (4,)),
         (lambda m, x: x - m.linear(x), (4,)),
         (lambda m, x: torch.sub(x, m.linear(x)), (4,)),
         (lambda m, x: torch.mul(x, m.linear(x)).add(1), (4,)),
