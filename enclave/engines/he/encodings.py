@@ -37,7 +37,7 @@ class Encodings:
     """
 
     def __init__(self, memory_bytes: int = 1 << 29, folder: Path | None = None, folder_bytes: int = 1 << 33) -> None:
-        self._memory_bytes, self._folder, self._folder_bytes = memory_bytes, folder, folder_bytes
+        self.memory_bytes, self._folder, self._folder_bytes = memory_bytes, folder, folder_bytes
         self._blocks: OrderedDict[tuple[bytes, int], Words] = OrderedDict()
         self._held_bytes = 0
         self._lock = Lock()
@@ -79,13 +79,13 @@ class Encodings:
 
     def remember(self, digest: bytes, index: int, block: Words) -> None:
         """Keeps a block in memory, at the cost of the least recently used ones."""
-        if block.nbytes > self._memory_bytes:
+        if block.nbytes > self.memory_bytes:
             return
         with self._lock:
             if (digest, index) not in self._blocks:
                 self._blocks[digest, index] = block
                 self._held_bytes += block.nbytes
-            while self._held_bytes > self._memory_bytes:
+            while self._held_bytes > self.memory_bytes:
                 _, dropped = self._blocks.popitem(last=False)
                 self._held_bytes -= dropped.nbytes
 
@@ -133,6 +133,11 @@ class Kept:
     def __repr__(self) -> str:
         return f"Kept({self.blocks} blocks)"
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether memory has room for all of them: of more, each pass would drop what the next one needs first."""
+        return self.blocks * self.block_bytes <= self._encodings.memory_bytes
+
     def get(self, first: int, count: int) -> Words | None:
         """`count` blocks from `first` on, [count, *shape], as they were put; None where they are not kept."""
         file = self.file
@@ -142,7 +147,8 @@ class Kept:
 
     def put(self, first: int, blocks: Words) -> None:
         """Keeps blocks [count, *shape]."""
-        self._encodings.remember(self.digest, first, blocks)
+        if self.in_memory:
+            self._encodings.remember(self.digest, first, blocks)
         file = self.file
         if file is None or file.complete:
             return

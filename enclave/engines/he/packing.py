@@ -180,16 +180,31 @@ class EncodedRows:
         """Number of blocks."""
         return len(self._edges)
 
-    def batch(self, index: int) -> Batch:
-        """One batch of blocks. Raises BadData when a value is larger than the job declares. Several threads may ask."""
+    def batch(self, index: int, room: Words | None = None) -> Batch:
+        """One batch of blocks. Several threads may ask.
+
+        Args:
+            room: memory of `room_shape` that may hold the result: fresh memory costs about as much as the transforms.
+
+        Raises: BadData: a value is larger than the job declares.
+        """
         first = index * self._batch_blocks
         edges = self._edges[first : first + self._batch_blocks]
         found = None if self._kept is None else self._kept.get(first, len(edges))
         if found is None:
-            found = self._encoded(*edges[0])[None] if len(edges) == 1 else self._several(edges)
+            if room is None or (self._kept is not None and self._kept.in_memory):
+                room = np.empty((len(edges), *self._shape), np.uint64)
+            found = room[: len(edges)]
+            for place, (start, stop) in enumerate(edges):
+                self._encode(start, stop, found[place])
             if self._kept is not None:
                 self._kept.put(first, found)
         return Batch(edges, found)
+
+    @property
+    def room_shape(self) -> tuple[int, ...]:
+        """Of the largest batch."""
+        return (self._batch_blocks, *self._shape)
 
     def block(self, index: int) -> Block:
         """One block; as `batch`, the last of which is remembered."""
@@ -202,17 +217,11 @@ class EncodedRows:
     def __iter__(self) -> Iterator[Block]:
         return (self.block(index) for index in range(len(self)))
 
-    def _several(self, edges: Sequence[tuple[int, int]]) -> Words:
-        found = np.empty((len(edges), *self._shape), np.uint64)
-        for place, (start, stop) in enumerate(edges):
-            self._encoded(start, stop, found[place])
-        return found
-
-    def _encoded(self, start: int, stop: int, out: Words | None = None) -> Words:
+    def _encode(self, start: int, stop: int, out: Words) -> None:
         with self._reading:
             rows = self._source.block(start, stop)
         # Safety: more than was declared would show through the noise that hides the rows.
         largest = max(float(rows.max(initial=0.0)), -float(rows.min(initial=0.0)))
         if not largest * 2.0**self._bits <= self._limit:
             raise BadData("a value of a row is larger than its column declares, or is not a number")
-        return self._ring.encode_rows(self._packing.arranged(rows), self._bits, out)
+        self._ring.encode_rows(self._packing.arranged(rows), self._bits, out)

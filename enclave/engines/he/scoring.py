@@ -23,6 +23,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import local
 from typing import Any
 
 import numpy as np
@@ -270,6 +271,7 @@ class _Work:
         self._answer = Answer(plan, weights.ring)
         self._found: list[list[Words]] = [[] for _ in range(plan.query.outputs)]
         self._total, self._done = len(weights.edges()) * rows.batches, 0
+        self._own = local()  # to each thread
         self._running = self._batches()
 
     def advance(self, step: int, steps: int) -> None:
@@ -285,13 +287,19 @@ class _Work:
         """Output by output, block by block."""
         return np.concatenate([words for output in self._found for words in output])
 
+    def _room(self) -> Words:
+        room: Words | None = getattr(self._own, "room", None)
+        if room is None:
+            room = self._own.room = np.empty(self._rows.room_shape, np.uint64)
+        return room
+
     def _batches(self) -> Iterator[tuple[int, list[list[Words]]]]:
         answer, weights, rows, public = self._answer, self._weights, self._rows, self._weights.keys.public
         assert public is not None
         for first, part in weights.parts():
 
             def work(index: int, part: Words = part) -> list[list[Words]]:
-                batch, source = rows.batch(index), Source.fresh()  # threads share no source
+                batch, source = rows.batch(index, self._room()), Source.fresh()  # threads share neither
                 sums = weights.dot(batch.polynomials, part)
                 return [
                     [answer.finish(public, source, each, stop - start) for each in block]

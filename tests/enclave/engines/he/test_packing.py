@@ -102,13 +102,22 @@ def test_encodings_are_reused_between_models_in_memory() -> None:
 
 def test_memory_is_bounded_and_forgets_what_was_used_longest_ago() -> None:
     encodings = Encodings(memory_bytes=1000)
-    kept = encodings.opened((b"rows",), 3, (50,))
-    blocks = [np.full((1, 50), i, np.uint64) for i in range(3)]
-    for i, block in enumerate(blocks):
-        kept.put(i, block)
-    assert kept.get(0, 1) is None and kept.get(1, 1) is not None and kept.get(2, 1) is not None
-    kept.put(0, np.zeros((1, 1000), np.uint64))
-    assert kept.get(0, 1) is None, "a block larger than the memory is not kept"
+    two, one, three = (encodings.opened((name,), blocks, (50,)) for name, blocks in ((b"a", 2), (b"b", 1), (b"c", 3)))
+    for kept, blocks in ((two, 2), (one, 1), (three, 3)):
+        for i in range(blocks):
+            kept.put(i, np.zeros((1, 50), np.uint64))
+    assert two.get(0, 1) is None and two.get(1, 1) is not None and one.get(0, 1) is not None
+    assert all(three.get(i, 1) is None for i in range(3)), "what does not fit is not kept by halves"
+
+
+def test_room_is_used_where_nothing_is_kept() -> None:
+    source = Source(RNG.normal(size=(3 * N, 2)))
+    for encodings in (None, Encodings(0), Encodings()):
+        rows = encoded(source, Packing(N, 2), encodings)
+        room = np.empty(rows.room_shape, np.uint64)
+        found = rows.batch(0, room).polynomials
+        kept = encodings is not None and encodings.memory_bytes > 0
+        assert np.shares_memory(found, room) != kept, "what is kept must not be overwritten"
 
 
 def test_files_are_the_owners_alone_and_serve_the_next_process(tmp_path: Path) -> None:
