@@ -43,6 +43,7 @@ class NodeConfig:
         max_store_bytes: size of the store; 0 for no limit.
         max_stock_bytes: disk for what is dealt ahead to all jobs together; 0 for jobs dealt online alone.
         max_encodings_bytes: disk for rows in the form that encrypted products take, kept from job to job; 0: none.
+        max_worker_bytes: memory of one session's process; 0 for no limit.
         step_deadline_s: longest wait of a session for one frame.
         peer_lost_s: a peer that shows no sign of life for this long is lost.
         lease_s: a worker that does not report for this long is taken for dead.
@@ -64,6 +65,7 @@ class NodeConfig:
     max_store_bytes: int = 0
     max_stock_bytes: int = 1 << 36
     max_encodings_bytes: int = 1 << 33
+    max_worker_bytes: int = 1 << 35
     step_deadline_s: float = 30.0
     peer_lost_s: float = 10.0
     lease_s: int = 60
@@ -225,6 +227,7 @@ _BOUNDS: Mapping[str, tuple[float, float]] = {
     "max_store_bytes": (0, 1 << 46),
     "max_stock_bytes": (0, 1 << 60),
     "max_encodings_bytes": (0, 1 << 60),
+    "max_worker_bytes": (0, 1 << 60),
     "step_deadline_s": (0.1, 86_400),
     "peer_lost_s": (0.1, 10),
     "lease_s": (2, 3600),
@@ -245,6 +248,7 @@ _COMMENTS: Mapping[str, str] = {
     "max_dealer_bytes": "correlated randomness dealt for one job",
     "max_store_bytes": "size of the store; 0: no limit",
     "max_stock_bytes": "disk for what is dealt ahead to all jobs; 0: nothing is",
+    "max_worker_bytes": "memory of one session's process; 0: no limit",
     "max_encodings_bytes": "disk for rows encoded for encrypted products; 0: encoded anew in each job",
     "step_deadline_s": "longest wait of a session for one frame",
     "peer_lost_s": "a silent peer is lost after this time",

@@ -154,6 +154,7 @@ class Order(Value):
     stock_bytes_limit: int = 0
     transport: str = "grpc"
     encodings_limit_bytes: int = 0
+    memory_limit_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

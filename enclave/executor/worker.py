@@ -167,6 +167,7 @@ def main() -> int:
     if first is None or first.start is None:
         return 0
     threading.Thread(target=node.listen, name="orders", daemon=True).start()
+    limit_memory(first.start.memory_limit_bytes)
     node.emit(WorkerEvent(outcome=_run(first.start, node)))
     # Threads of libraries that are still alive must not keep the process.
     sys.stderr.flush()
@@ -291,6 +292,18 @@ def _fitting(rows: Callable[[], RowSource], owner: str) -> RowSource:
 def no_core_dumps() -> None:
     """Keeps shares, rows and keys of this process, and of those that it starts, from the disk when one crashes."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def limit_memory(limit_bytes: int) -> None:
+    """Ends an allocation, and with it the session, that would take this process beyond the limit; 0: none.
+
+    What counts is memory that can be written to, used or not: a job that asks for too much must fail alone, and not
+    bring its machine down.
+    """
+    if limit_bytes:
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        allowed = limit_bytes if most == resource.RLIM_INFINITY else min(limit_bytes, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (allowed, allowed))
 
 
 def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:

@@ -174,7 +174,8 @@ def public_facts(spec: JobSpec) -> tuple[str, ...]:
         "the encoding: scaling constants, declared ranges, vocabularies, fill values",
         f"architecture: {chain}, {weights} parameters",
         f"outputs asked for: {', '.join(spec.outputs)}",
-        f"arithmetic: {spec.engine}, {spec.frac_bits} fractional bits",
+        f"engine: {spec.engine}, {'no dealer' if spec.dealer is None else f'dealer {spec.dealer.name}'}, "
+        f"{spec.frac_bits} fractional bits",
         "the plan: steps, rounds, bytes and openings; and how long the job took",
     ]
     if spec.encoding.target is not None:

@@ -27,7 +27,7 @@ from enclave.wire import node_pb2 as enclave_dot_wire_dot_node__pb2
 from enclave.wire import receipt_pb2 as enclave_dot_wire_dot_receipt__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65nclave/wire/session.proto\x12\x0c\x65nclave.wire\x1a\x16\x65nclave/wire/job.proto\x1a\x17\x65nclave/wire/node.proto\x1a\x1a\x65nclave/wire/receipt.proto\"\xb8\x02\n\x05Order\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.enclave.wire.Signed\x12\x0c\n\x04home\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x13\n\x0blisten_host\x18\x04 \x01(\t\x12\x10\n\x08port_low\x18\x05 \x01(\x05\x12\x11\n\tport_high\x18\x06 \x01(\x05\x12\x11\n\tconnect_s\x18\x07 \x01(\x01\x12\x17\n\x0fstep_deadline_s\x18\x08 \x01(\x01\x12\x1a\n\x12\x64\x65\x61ler_bytes_limit\x18\t \x01(\x03\x12\x0f\n\x07profile\x18\n \x01(\t\x12\x0c\n\x04\x64\x65\x61l\x18\x0b \x01(\x08\x12\x19\n\x11stock_bytes_limit\x18\x0c \x01(\x03\x12\x11\n\ttransport\x18\r \x01(\t\x12\x1d\n\x15\x65ncodings_limit_bytes\x18\x0e \x01(\x03\"\xe0\x02\n\x0bWorkerEvent\x12+\n\tlistening\x18\x01 \x01(\x0b\x32\x16.enclave.wire.EndpointH\x00\x12*\n\x08progress\x18\x02 \x01(\x0b\x32\x16.enclave.wire.ProgressH\x00\x12&\n\x06sealed\x18\x03 \x01(\x0b\x32\x14.enclave.wire.SealedH\x00\x12(\n\x07outcome\x18\x04 \x01(\x0b\x32\x15.enclave.wire.OutcomeH\x00\x12&\n\x06locate\x18\x05 \x01(\x0b\x32\x14.enclave.wire.LocateH\x00\x12$\n\x05ready\x18\x06 \x01(\x0b\x32\x13.enclave.wire.ReadyH\x00\x12(\n\tconnected\x18\x07 \x01(\x0b\x32\x13.enclave.wire.ReadyH\x00\x12%\n\x06\x61greed\x18\x08 \x01(\x0b\x32\x13.enclave.wire.ReadyH\x00\x42\x07\n\x05\x65vent\"\x07\n\x05Ready\"\x16\n\x06Locate\x12\x0c\n\x04rank\x18\x01 \x01(\x05\"B\n\x08Progress\x12\x12\n\nsteps_done\x18\x01 \x01(\x03\x12\x13\n\x0bsteps_total\x18\x02 \x01(\x03\x12\r\n\x05stage\x18\x03 \x01(\t\"e\n\x06Sealed\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07outputs\x18\x02 \x03(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12,\n\ntranscript\x18\x04 \x01(\x0b\x32\x18.enclave.wire.Transcript\"\x84\x01\n\x07Outcome\x12&\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x15.enclave.wire.Failure\x12,\n\ntranscript\x18\x02 \x01(\x0b\x32\x18.enclave.wire.Transcript\x12\x0e\n\x06report\x18\x03 \x01(\x0c\x12\x13\n\x0bplan_digest\x18\x04 \x01(\x0c\"\x86\x02\n\tNodeOrder\x12$\n\x05start\x18\x01 \x01(\x0b\x32\x13.enclave.wire.OrderH\x00\x12&\n\x06permit\x18\x02 \x01(\x0b\x32\x14.enclave.wire.PermitH\x00\x12\'\n\x06refuse\x18\x03 \x01(\x0b\x32\x15.enclave.wire.FailureH\x00\x12\'\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x15.enclave.wire.FailureH\x00\x12(\n\x07located\x18\x05 \x01(\x0b\x32\x15.enclave.wire.LocatedH\x00\x12&\n\x07release\x18\x06 \x01(\x0b\x32\x13.enclave.wire.ReadyH\x00\x42\x07\n\x05order\")\n\x06Permit\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07outputs\x18\x02 \x03(\t\"P\n\x07Located\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x15.enclave.wire.Failureb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65nclave/wire/session.proto\x12\x0c\x65nclave.wire\x1a\x16\x65nclave/wire/job.proto\x1a\x17\x65nclave/wire/node.proto\x1a\x1a\x65nclave/wire/receipt.proto\"\xd4\x02\n\x05Order\x12\"\n\x04spec\x18\x01 \x01(\x0b\x32\x14.enclave.wire.Signed\x12\x0c\n\x04home\x18\x02 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x03 \x01(\t\x12\x13\n\x0blisten_host\x18\x04 \x01(\t\x12\x10\n\x08port_low\x18\x05 \x01(\x05\x12\x11\n\tport_high\x18\x06 \x01(\x05\x12\x11\n\tconnect_s\x18\x07 \x01(\x01\x12\x17\n\x0fstep_deadline_s\x18\x08 \x01(\x01\x12\x1a\n\x12\x64\x65\x61ler_bytes_limit\x18\t \x01(\x03\x12\x0f\n\x07profile\x18\n \x01(\t\x12\x0c\n\x04\x64\x65\x61l\x18\x0b \x01(\x08\x12\x19\n\x11stock_bytes_limit\x18\x0c \x01(\x03\x12\x11\n\ttransport\x18\r \x01(\t\x12\x1d\n\x15\x65ncodings_limit_bytes\x18\x0e \x01(\x03\x12\x1a\n\x12memory_limit_bytes\x18\x0f \x01(\x03\"\xe0\x02\n\x0bWorkerEvent\x12+\n\tlistening\x18\x01 \x01(\x0b\x32\x16.enclave.wire.EndpointH\x00\x12*\n\x08progress\x18\x02 \x01(\x0b\x32\x16.enclave.wire.ProgressH\x00\x12&\n\x06sealed\x18\x03 \x01(\x0b\x32\x14.enclave.wire.SealedH\x00\x12(\n\x07outcome\x18\x04 \x01(\x0b\x32\x15.enclave.wire.OutcomeH\x00\x12&\n\x06locate\x18\x05 \x01(\x0b\x32\x14.enclave.wire.LocateH\x00\x12$\n\x05ready\x18\x06 \x01(\x0b\x32\x13.enclave.wire.ReadyH\x00\x12(\n\tconnected\x18\x07 \x01(\x0b\x32\x13.enclave.wire.ReadyH\x00\x12%\n\x06\x61greed\x18\x08 \x01(\x0b\x32\x13.enclave.wire.ReadyH\x00\x42\x07\n\x05\x65vent\"\x07\n\x05Ready\"\x16\n\x06Locate\x12\x0c\n\x04rank\x18\x01 \x01(\x05\"B\n\x08Progress\x12\x12\n\nsteps_done\x18\x01 \x01(\x03\x12\x13\n\x0bsteps_total\x18\x02 \x01(\x03\x12\r\n\x05stage\x18\x03 \x01(\t\"e\n\x06Sealed\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07outputs\x18\x02 \x03(\t\x12\x0c\n\x04rows\x18\x03 \x01(\x03\x12,\n\ntranscript\x18\x04 \x01(\x0b\x32\x18.enclave.wire.Transcript\"\x84\x01\n\x07Outcome\x12&\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x15.enclave.wire.Failure\x12,\n\ntranscript\x18\x02 \x01(\x0b\x32\x18.enclave.wire.Transcript\x12\x0e\n\x06report\x18\x03 \x01(\x0c\x12\x13\n\x0bplan_digest\x18\x04 \x01(\x0c\"\x86\x02\n\tNodeOrder\x12$\n\x05start\x18\x01 \x01(\x0b\x32\x13.enclave.wire.OrderH\x00\x12&\n\x06permit\x18\x02 \x01(\x0b\x32\x14.enclave.wire.PermitH\x00\x12\'\n\x06refuse\x18\x03 \x01(\x0b\x32\x15.enclave.wire.FailureH\x00\x12\'\n\x06\x63\x61ncel\x18\x04 \x01(\x0b\x32\x15.enclave.wire.FailureH\x00\x12(\n\x07located\x18\x05 \x01(\x0b\x32\x15.enclave.wire.LocatedH\x00\x12&\n\x07release\x18\x06 \x01(\x0b\x32\x13.enclave.wire.ReadyH\x00\x42\x07\n\x05order\")\n\x06Permit\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07outputs\x18\x02 \x03(\t\"P\n\x07Located\x12\x0c\n\x04rank\x18\x01 \x01(\x05\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12&\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x15.enclave.wire.Failureb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,23 +35,23 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'enclave.wire.session_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ORDER']._serialized_start=122
-  _globals['_ORDER']._serialized_end=434
-  _globals['_WORKEREVENT']._serialized_start=437
-  _globals['_WORKEREVENT']._serialized_end=789
-  _globals['_READY']._serialized_start=791
-  _globals['_READY']._serialized_end=798
-  _globals['_LOCATE']._serialized_start=800
-  _globals['_LOCATE']._serialized_end=822
-  _globals['_PROGRESS']._serialized_start=824
-  _globals['_PROGRESS']._serialized_end=890
-  _globals['_SEALED']._serialized_start=892
-  _globals['_SEALED']._serialized_end=993
-  _globals['_OUTCOME']._serialized_start=996
-  _globals['_OUTCOME']._serialized_end=1128
-  _globals['_NODEORDER']._serialized_start=1131
-  _globals['_NODEORDER']._serialized_end=1393
-  _globals['_PERMIT']._serialized_start=1395
-  _globals['_PERMIT']._serialized_end=1436
-  _globals['_LOCATED']._serialized_start=1438
-  _globals['_LOCATED']._serialized_end=1518
+  _globals['_ORDER']._serialized_end=462
+  _globals['_WORKEREVENT']._serialized_start=465
+  _globals['_WORKEREVENT']._serialized_end=817
+  _globals['_READY']._serialized_start=819
+  _globals['_READY']._serialized_end=826
+  _globals['_LOCATE']._serialized_start=828
+  _globals['_LOCATE']._serialized_end=850
+  _globals['_PROGRESS']._serialized_start=852
+  _globals['_PROGRESS']._serialized_end=918
+  _globals['_SEALED']._serialized_start=920
+  _globals['_SEALED']._serialized_end=1021
+  _globals['_OUTCOME']._serialized_start=1024
+  _globals['_OUTCOME']._serialized_end=1156
+  _globals['_NODEORDER']._serialized_start=1159
+  _globals['_NODEORDER']._serialized_end=1421
+  _globals['_PERMIT']._serialized_start=1423
+  _globals['_PERMIT']._serialized_end=1464
+  _globals['_LOCATED']._serialized_start=1466
+  _globals['_LOCATED']._serialized_end=1546
 # @@protoc_insertion_point(module_scope)

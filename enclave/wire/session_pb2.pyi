@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Order(_message.Message):
-    __slots__ = ("spec", "home", "dataset", "listen_host", "port_low", "port_high", "connect_s", "step_deadline_s", "dealer_bytes_limit", "profile", "deal", "stock_bytes_limit", "transport", "encodings_limit_bytes")
+    __slots__ = ("spec", "home", "dataset", "listen_host", "port_low", "port_high", "connect_s", "step_deadline_s", "dealer_bytes_limit", "profile", "deal", "stock_bytes_limit", "transport", "encodings_limit_bytes", "memory_limit_bytes")
     SPEC_FIELD_NUMBER: _ClassVar[int]
     HOME_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class Order(_message.Message):
     STOCK_BYTES_LIMIT_FIELD_NUMBER: _ClassVar[int]
     TRANSPORT_FIELD_NUMBER: _ClassVar[int]
     ENCODINGS_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
     spec: _job_pb2.Signed
     home: str
     dataset: str
@@ -39,7 +40,8 @@ class Order(_message.Message):
     stock_bytes_limit: int
     transport: str
     encodings_limit_bytes: int
-    def __init__(self, spec: _Optional[_Union[_job_pb2.Signed, _Mapping]] = ..., home: _Optional[str] = ..., dataset: _Optional[str] = ..., listen_host: _Optional[str] = ..., port_low: _Optional[int] = ..., port_high: _Optional[int] = ..., connect_s: _Optional[float] = ..., step_deadline_s: _Optional[float] = ..., dealer_bytes_limit: _Optional[int] = ..., profile: _Optional[str] = ..., deal: _Optional[bool] = ..., stock_bytes_limit: _Optional[int] = ..., transport: _Optional[str] = ..., encodings_limit_bytes: _Optional[int] = ...) -> None: ...
+    memory_limit_bytes: int
+    def __init__(self, spec: _Optional[_Union[_job_pb2.Signed, _Mapping]] = ..., home: _Optional[str] = ..., dataset: _Optional[str] = ..., listen_host: _Optional[str] = ..., port_low: _Optional[int] = ..., port_high: _Optional[int] = ..., connect_s: _Optional[float] = ..., step_deadline_s: _Optional[float] = ..., dealer_bytes_limit: _Optional[int] = ..., profile: _Optional[str] = ..., deal: _Optional[bool] = ..., stock_bytes_limit: _Optional[int] = ..., transport: _Optional[str] = ..., encodings_limit_bytes: _Optional[int] = ..., memory_limit_bytes: _Optional[int] = ...) -> None: ...
 
 class WorkerEvent(_message.Message):
     __slots__ = ("listening", "progress", "sealed", "outcome", "locate", "ready", "connected", "agreed")

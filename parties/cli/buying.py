@@ -50,13 +50,21 @@ def _datasets(args: Namespace, console: Console) -> Answer:
         values.append(value)
         allowed = ", ".join(info.job_kinds) or "nothing"
         rows.append(
-            (offer.name, f"{info.ref.rows:,}", len(info.columns), allowed, ", ".join(info.outputs), info.approval)
+            (
+                offer.name,
+                f"{info.ref.rows:,}",
+                len(info.columns),
+                allowed,
+                ", ".join(info.outputs),
+                ", ".join(info.engines),
+                info.approval,
+            )
         )
     for name, error in found.problems.items():
         console.note(f"no answer from {name}: {error.public}")
     problems = {name: {"code": e.code, "message": e.public, "hint": e.hint} for name, e in found.problems.items()}
     code = FAILED if problems and not values else 0
-    lines = [table(("data set", "rows", "columns", "jobs", "outputs", "approval"), rows, right=(1, 2))]
+    lines = [table(("data set", "rows", "columns", "jobs", "outputs", "engines", "approval"), rows, right=(1, 2))]
     lines += [text for offer in found.offers for text in _columns_text(offer.name, offer.info)]
     if not rows:
         lines = ["no data set is offered to this buyer"]
@@ -86,6 +94,7 @@ def _described(info: DatasetInfo) -> dict[str, Any]:
         "columns": columns,
         "jobs": list(info.job_kinds),
         "outputs": list(info.outputs),
+        "engines": list(info.engines),
         "minimum_rows": info.minimum_rows,
         "approval": info.approval,
         "version": info.ref.version.hex(),

@@ -243,6 +243,7 @@ class Leases:
             stock_bytes_limit=config.max_stock_bytes,
             transport=config.transport,
             encodings_limit_bytes=config.max_encodings_bytes,
+            memory_limit_bytes=config.max_worker_bytes,
         )
         self._dealings[record.job_id] += deal
         runner = Runner(self._desk, record.spec(), order, worker_id, self._done)

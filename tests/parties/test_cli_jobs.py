@@ -105,8 +105,10 @@ def test_an_owner_adds_only_what_is_sound(enclave: Shell, fleet: Fleet, at: Call
 def test_a_buyer_looks_around(enclave: Shell, fleet: Fleet, at: Callable[..., int], tmp_path: Path) -> None:
     assert at("buyer", "buyer", "datasets", "--mock", tmp_path / "mock") == 0
     header, *lines = enclave.out.splitlines()
-    assert header.split() == ["data", "set", "rows", "columns", "jobs", "outputs", "approval"]
-    assert any(re.match(r"owner0/points +60 +4 +evaluate, train +accuracy, auc, confusion +manual$", x) for x in lines)
+    assert header.split() == ["data", "set", "rows", "columns", "jobs", "outputs", "engines", "approval"]
+    assert any(
+        re.match(r"owner0/points +60 +4 +evaluate, train +accuracy, auc, confusion +mpc +manual$", x) for x in lines
+    )
     assert re.search(r"^owner0/points.*\n  column +type\n  a +number\n(  .*\n)*  y +text$", enclave.out, re.MULTILINE)
     assert (tmp_path / "mock" / "owner0-points.parquet").read_bytes()[:4] == b"PAR1"
     assert at("buyer", "buyer", "datasets", "--json") == 0

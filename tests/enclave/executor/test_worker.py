@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -163,3 +165,17 @@ def test_a_worker_leaves_no_core_dump(worker: WorkerProcess) -> None:
     limits = Path(f"/proc/{worker._process.pid}/limits").read_text()
     (line,) = [line for line in limits.splitlines() if line.startswith("Max core file size")]
     assert line.split()[4:6] == ["0", "0"]
+
+
+def test_memory_beyond_the_limit_is_an_error_of_the_job_alone() -> None:
+    code = (
+        "import numpy as np\n"
+        "from enclave.executor.worker import limit_memory\n"
+        "limit_memory(0)\n"
+        "np.ones(1 << 24)\n"
+        "limit_memory(1 << 28)\n"
+        "try:\n    np.ones(1 << 26)\nexcept MemoryError:\n    print('refused')\n"
+        "print(np.ones(1 << 20).sum())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["refused", "1048576.0"]
