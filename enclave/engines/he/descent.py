@@ -158,14 +158,20 @@ def _inverse_hessian(problem: Problem, x: Floats, penalised: Floats) -> Floats:
 
 
 def _check_rate(problem: Problem, x: Floats) -> None:
-    # Safety: of all owners' rows together the largest eigenvalue is at most the largest of any owner's own.
+    """Several owners cannot see their common Hessian; each answers for its part of it.
+
+    Safety: momentum is stable while rate times the largest eigenvalue stays below 2 (1 + momentum). That of all rows is
+    at most the mean of the owners' own, weighted by rows; an owner may use its part of the rows, or one of k equal
+    parts if that is more, and these add up to less than 2.
+    """
     curvature = 1.0 if problem.loss == "squared" else 0.25
-    largest = curvature * float(np.linalg.eigvalsh(x.T @ x / len(x))[-1]) + problem.l2
-    if problem.rate * largest > 1.0 + problem.momentum:
+    own = curvature * float(np.linalg.eigvalsh(x.T @ x / len(x))[-1]) + problem.l2
+    most = (1.0 + problem.momentum) * max(1.0, problem.total / (len(problem.rows) * len(x))) / own
+    if problem.rate > most:
         raise BadData(
             "the learning rate is too large for the rows of an owner: the descent could diverge",
             hint="several owners descend by the plain gradient: lower the learning rate, or scale the columns down",
-            detail=f"the largest rate for these rows is {(1.0 + problem.momentum) / largest:.4g}",
+            detail=f"the largest rate for these rows is {most:.4g}",
         )
 
 

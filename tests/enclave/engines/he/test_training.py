@@ -172,7 +172,7 @@ def test_one_step_needs_no_evaluation(run_he: Any, loss: str, owners: int) -> No
     g = np.random.default_rng(6)
     x, y = g.normal(size=(40, 2)), g.integers(0, 2, 40).astype(float)
     counts = (40,) if owners == 1 else (1, 39)
-    problem = Problem(loss, counts, 2, False, 1, rate=0.25, l2=0.5)
+    problem = Problem(loss, counts, 2, False, 1, rate=0.25, l2=0.1)
     edges = np.cumsum([0, *counts])
     rows = [own_rows(problem, i, x[a:b], y[a:b]) for i, (a, b) in enumerate(itertools.pairwise(edges))]
     ran = run_he(owners + 1, program(problem, rows))
