@@ -163,7 +163,8 @@ def _facts(spec: JobSpec) -> tuple[str, ...]:
     if spec.training is not None:
         t = spec.training
         text = f"learning rate {t.learning_rate:g}, l2 {t.l2:g}, momentum {t.momentum:g}, model to {t.deliver}"
-        facts = (*facts, f"training: batches of {t.batch_rows} of {spec.rows} rows, {text}")
+        of = f"{t.epochs} steps over" if spec.engine == "he" else f"batches of {t.batch_rows} of"
+        facts = (*facts, f"training: {of} {spec.rows} rows, {text}")
     return facts
 
 
