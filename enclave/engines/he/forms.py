@@ -33,6 +33,7 @@ Floats = NDArray[np.float64]
 AFFINE_OPERATORS = ("linear", "conv2d", "affine", "add", "mul", "avg_pool2d", "flatten", "reshape", "concat")
 FINAL_OPERATORS = ("sigmoid", "softmax", "tanh")
 MAX_ATOM = 1 << 14  # elements of an atom: forms of it are dense matrices
+MAX_PLACES = 1 << 16  # pixels of all windows of a convolution that is computed window by window
 MAX_FORM = 1 << 26  # elements of these matrices
 
 
@@ -252,6 +253,8 @@ class _Reader:
         if layer.op != "conv2d" or layer.inputs != (INPUT,) or layer.ints[8] != 1 or (units != units[0]).any():
             return None
         weight = next(t.shape for t in self._architecture.parameters if t.name == layer.parameters[0])
+        if math.prod(self._shapes[layer.name][1:]) * math.prod(weight[1:]) > MAX_PLACES:
+            return None
         places = window_places(self._shapes[INPUT], (weight[2], weight[3]), layer.ints)
         if self._weights is None:
             return Patches(places, weight[0], None)

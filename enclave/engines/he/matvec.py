@@ -19,15 +19,18 @@ here also with several outputs to a group, and with groups that are no power of 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.keys import PublicSeed, SecretKey
+from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.products import HIDING_BITS, noise_bits, protected
 from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.rlwe import decode, encrypt, phase, signed
+from enclave.engines.he.sampling import Source
 from enclave.errors import BadInput, BadSpec
 
 __all__ = ["MatrixPacking", "PlainMatrix", "VectorKey"]
@@ -55,8 +58,9 @@ class MatrixPacking:
     @classmethod
     def cheapest(cls, degree: int, rows: int, inputs: int, outputs: int, price: float = 1.5) -> MatrixPacking:
         """The group with the least traffic: encrypted polynomials in, and `price` times as much for each one out."""
-        sizes = range(1, min(inputs, degree // outputs) + 1) if outputs <= degree else range(1, 2)
-        found = (cls(degree, inputs, outputs, size) for size in sizes)
+        most = max(1, min(inputs, degree // outputs))
+        sizes = {most, *range(1, min(most, 64) + 1), *(-(-inputs // count) for count in range(1, 65))}
+        found = (cls(degree, inputs, outputs, size) for size in sorted(sizes) if size <= most)
         return min(found, key=lambda packing: packing.groups + price * packing.blocks(rows))
 
     @property
@@ -127,13 +131,14 @@ class PlainMatrix:
     **Cost** m d / N products of polynomials for each encrypted vector; no key besides the vector's own.
     """
 
-    __slots__ = ("_columns", "_packing", "_polynomials", "_ring")
+    __slots__ = ("_columns", "_largest", "_packing", "_polynomials", "_ring")
 
     def __init__(self, ring: Ring, matrix: NDArray[np.int64]) -> None:
         if matrix.ndim != 2:
             raise BadInput(f"expected a matrix, found shape {matrix.shape}")
         inputs, self._columns = matrix.shape
         self._ring = ring
+        self._largest = int(np.abs(matrix).max(initial=1))
         self._packing = MatrixPacking(ring.degree, inputs, 1, min(inputs, ring.degree))
         self._polynomials = ring.encode(self._packing.rows(np.ascontiguousarray(matrix.T, dtype=np.int64)))
 
@@ -153,10 +158,32 @@ class PlainMatrix:
     def multiply(self, vector: Words) -> Words:
         """Encrypted vector [groups, 2, k, N] in evaluation form -> encrypted products [ciphertexts, 2, k, N], the same.
 
-        Safety: the result is not fit to be returned: its c1 shows the matrix to whoever has the key. Add an encryption
-        of zero under the public key, and flood or mask it (`protect`).
+        Safety: the result is not fit to be returned, its c1 shows the matrix to whoever has the key; see `answer`.
         """
         return self._ring.dot(self._polynomials, vector)
+
+    def flood_bits(self, hiding_bits: int = HIDING_BITS) -> int:
+        """Bits of the integers that hide the noise of an answer."""
+        terms, degree = self._packing.groups * self._packing.group, self._ring.degree
+        return math.ceil(noise_bits(terms, self._largest, degree) + hiding_bits + math.log2(degree))
+
+    def answer(self, public_key: PublicKey, source: Source, vector: Words, bits: int) -> Words:
+        """Encrypted products that tell the key holder the products, modulo 2^bits, and nothing else of the matrix.
+
+        Re-randomised; flooded by HIDING_BITS bits where outputs are, and uniform in all other coefficients, which hold
+        sums of other columns and rows.
+
+        Returns: [ciphertexts, 2, k, N], coefficient form; the last primes may be dropped.
+        Raises: BadSpec: the ring has no room for messages of that many bits and the flooding.
+        """
+        ring, flood_bits = self._ring, self.flood_bits()
+        needed, found = bits + flood_bits + 1, math.log2(ring.modulus)
+        if needed > found:
+            text = f"{bits} bits of a message and {flood_bits} of flooding need a modulus of {needed} bits"
+            raise BadSpec(f"{text}, found {found:.0f}")
+        mask = source.uniform(ring, self.ciphertexts)
+        mask[..., self.places] = source.integers(ring, flood_bits, self.ciphertexts)[..., self.places]
+        return protected(public_key, source, self.multiply(vector), mask)
 
     @property
     def places(self) -> slice:

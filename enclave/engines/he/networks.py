@@ -35,7 +35,7 @@ _ROW_BITS, _WEIGHT_BITS = 14, 14
 _MOST_WEIGHT_BITS = 20
 _RANGE_BITS = (20, 27, 40, 66, 120)  # for the largest value and its sign, by levels of products
 _USUAL_MAGNITUDE = 8.0
-_FEWEST_ROWS, _MOST_ROWS, _CHUNK_ELEMENTS = 256, 8192, 1 << 20
+_FEWEST_ROWS, _MOST_ROWS, _CHUNK_ELEMENTS = 16, 8192, 1 << 20
 _HINT = "hybrid or mpc would do: --engine hybrid, or --engine mpc"
 
 

@@ -67,14 +67,38 @@ def test_encrypted_vector_times_matrix(inputs: int, outputs: int, ciphertexts: i
     sent = key.encrypt(x, matrix.packing, 0)
     product = matrix.multiply(RING.ntt(rlwe.expand(RING, sent, seed, 0)))
     assert len(product) == matrix.ciphertexts == ciphertexts
-    noise = noise_bits(inputs, 2**15, DEGREE)
-    flood = 102
-    assert flood_hiding_bits(flood, noise, DEGREE) > 60
-    source = Source.fresh()
-    answer = protected(public, source, product, source.integers(RING, flood, ciphertexts))
+    answer = matrix.answer(public, Source.fresh(), RING.ntt(rlwe.expand(RING, sent, seed, 0)), BITS)
     assert (key.decrypt(answer, matrix) == x @ w).all()
     assert (key.decrypt(RING.drop(answer, 1), matrix) == x @ w).all()  # switched to two primes
     assert secret.decryptions == 2 * ciphertexts
+    assert flood_hiding_bits(matrix.flood_bits(), noise_bits(inputs, 2**15, DEGREE), DEGREE) >= 40
+
+
+def test_what_leaves_no_room_for_hiding_is_refused() -> None:
+    secret, public, _ = key_pair()
+    matrix = PlainMatrix(RING, np.full((784, 10), 2**30))
+    with pytest.raises(BadSpec, match=r"60 bits of a message and \d+ of flooding"):
+        matrix.answer(public, Source.fresh(), np.zeros((1, 2, 3, DEGREE), np.uint64), 60)
+    assert secret.decryptions == 0
+
+
+def test_sums_of_other_columns_show_the_matrix_unless_they_are_masked() -> None:
+    """The vector is a unit: every coefficient of the product is then an element of the matrix."""
+    w = np.random.default_rng(2).integers(-(2**15), 2**15, (784, 10))
+    secret, public, seed = key_pair()
+    matrix, key = PlainMatrix(RING, w), VectorKey(secret, seed, BITS)
+    unit = np.eye(1, 784, dtype=np.int64)[0]
+    vector = RING.ntt(rlwe.expand(RING, key.encrypt(unit, matrix.packing, 0), seed, 0))
+
+    def seen(answer: np.ndarray) -> np.ndarray:
+        return rlwe.signed(rlwe.decode(RING, rlwe.phase(secret, answer), BITS).messages, BITS)[0]
+
+    elements = matrix.packing.rows(w.T)[0, 0]
+    source = Source.fresh()
+    flooded = protected(public, source, matrix.multiply(vector), source.integers(RING, matrix.flood_bits(), 1))
+    assert (seen(flooded) == elements).all()  # all 7840 of them
+    answer = matrix.answer(public, source, vector, BITS)
+    assert (seen(answer) == elements).sum() <= 10 + 3  # the ten that were asked for
 
 
 def test_division_shows_the_matrix_unless_it_is_protected() -> None:
