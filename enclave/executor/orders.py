@@ -103,6 +103,14 @@ class Failure(Value):
                 return replace(plain, expected=error.job_id)
         return plain
 
+    @classmethod
+    def for_peers(cls, error: BaseException) -> Failure:
+        """`of`, for the other parties of a session: without a number that this party computed from what it alone has,
+        such as a bound from its weights or a value that it decrypted, which would make it an oracle for them."""
+        if isinstance(error, errors.RangeExceeded):
+            return cls(error.code, f"values at {error.layer} left their range", kind=errors.BadInput.code)
+        return cls.of(error)
+
     def reason(self) -> Reason:
         """The failure as a reason in a job's record."""
         return Reason(printable(self.rules[0] if self.rules else self.code), printable(self.text[:2000]))

@@ -159,7 +159,7 @@ def run_session(
         return result
     except EnclaveError as error:
         # The peers read this; the text of a storage error has paths of this machine.
-        channel.close(Failure.of(error).error())
+        channel.close(Failure.for_peers(error).error())
         raise
     except BaseException:
         channel.close(SessionError(f"{identity.name} stopped", code="session.stopped"))

@@ -56,6 +56,16 @@ def test_what_is_not_ours_says_nothing() -> None:
     assert "42" not in repr(failure)
 
 
+def test_peers_hear_of_a_range_without_its_numbers() -> None:
+    """A bound comes from a party's own weights, or from what it decrypted."""
+    told = Failure.for_peers(errors.RangeExceeded("dense1", 12345.678, 2.5e6, hint="scale them down"))
+    assert told.code == errors.RangeExceeded.code and "dense1" in told.text
+    assert "12345" not in repr(told) and "12345" not in repr(Failure.decode(told.encode()).error())
+    for error in ERRORS:
+        if not isinstance(error, errors.RangeExceeded):
+            assert Failure.for_peers(error) == Failure.of(error)
+
+
 def test_data_errors_leave_their_details_at_home() -> None:
     failure = Failure.of(errors.BadData("column age is out of range", detail="row 7 holds 342"))
     assert "342" not in failure.encode().decode("latin-1")
