@@ -154,9 +154,10 @@ def _transcript(report: LeakageReport) -> str:
     table = _table(("From", "To", "#Planned bytes", "#Measured bytes", ""), rows)
     note = (
         "The sequence of steps follows from the public specification, before any data is read. If the run keeps to "
-        f"it, sizes and counts of messages tell nothing about the data. The dealer sends "
-        f"{readable_bytes(report.dealer_bytes)} of correlated randomness."
+        "it, sizes and counts of messages tell nothing about the data."
     )
+    if report.dealer_bytes:
+        note += f" The dealer sends {readable_bytes(report.dealer_bytes)} of correlated randomness."
     body = f"<p>{steps} {'Bytes agree.' if equal and measured else ''}</p>{figures}{table}"
     return _section("Transcript against plan", note, body)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -102,7 +103,9 @@ class Fleet:
         (folder / "points.csv").write_text("\n".join(lines) + "\n")
         columns = "".join(f"[columns.{c}]\ntype = 'number'\nlow = -2\nhigh = 2\n" for c in "abc")
         columns += "[columns.y]\nvalues = ['no', 'yes']\n"
-        policy = POLICY.format(approval=self.approval, outputs=list(self.outputs), engines=list(self.engines))
+        policy = POLICY.format(
+            approval=self.approval, outputs=json.dumps(self.outputs), engines=json.dumps(self.engines)
+        )
         text = f"[dataset]\nname = 'points'\npath = 'points.csv'\n{columns}{policy}"
         (folder / "points.toml").write_text(text)
         owner.add(self.root / name, folder / "points.toml", replace=replace_it)
