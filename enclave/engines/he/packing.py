@@ -64,6 +64,10 @@ class Packing:
         """Polynomials of one block, and ciphertexts of one output's weights."""
         return -(-self.columns // self.stride)
 
+    def block_count(self, rows: int) -> int:
+        """Blocks of `rows` rows."""
+        return -(-rows // self.block_rows)
+
     def blocks(self, rows: int) -> tuple[tuple[int, int], ...]:
         """(start, stop) of each block; the last one may be shorter."""
         return tuple((start, min(rows, start + self.block_rows)) for start in range(0, rows, self.block_rows))

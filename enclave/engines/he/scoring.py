@@ -13,6 +13,9 @@ Flooding hides the rows from a buyer that draws its errors as it should. One tha
 product with the rows what stands out of the flood; the statement of hiding says so, and shares (`shares`), whose masks
 are uniform, have no such condition.
 
+A buyer may encrypt other polynomials than constants. It then gets as many numbers as there are rows, but of other
+linear combinations of a block's rows than one row's; a model of one weight shows it a whole column as well.
+
 **Reference** Gentry, "A fully homomorphic encryption scheme" (2009), for flooding; Huang et al., "Cheetah", USENIX
 Security 2022, for sending extracted coefficients.
 """
@@ -29,7 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.engine import HeEngine, Keys
+from enclave.engines.he.engine import HeEngine, Keys, sent_by
 from enclave.engines.he.keys import PublicKey
 from enclave.engines.he.linear import EncryptedWeights, Query, side_by_side
 from enclave.engines.he.packing import EncodedRows, Packing
@@ -39,8 +42,7 @@ from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.sampling import Source
 from enclave.engines.he.steps import at_work
 from enclave.engines.he.wire import pack_bits, unpack_bits
-from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
-from enclave.engines.mpc.tape import Blank
+from enclave.engines.mpc.session import Item, Protocol, Session
 from enclave.errors import BadInput, BadSpec, RangeExceeded
 
 __all__ = ["RANGE", "Answer", "Scores", "ScoringPlan", "plan_scoring", "score"]
@@ -83,12 +85,14 @@ class ScoringPlan:
 
     def words(self, rows: int) -> int:
         """64-bit words that an owner of `rows` rows returns."""
-        return self.query.outputs * sum(self.block_words(stop - start) for start, stop in self.packing.blocks(rows))
+        full, rest = divmod(rows, self.packing.block_rows)
+        words = full * self.block_words(self.packing.block_rows) + (self.block_words(rest) if rest else 0)
+        return self.query.outputs * words
 
     def steps(self, rows: int) -> int:
         """Steps after which an owner of `rows` rows says that it is at work."""
         products = rows * self.packing.columns * self.query.outputs
-        return max(1, min(len(self.packing.blocks(rows)), products // _STEP_PRODUCTS))
+        return max(1, min(self.packing.block_count(rows), products // _STEP_PRODUCTS))
 
     def block_words(self, rows: int) -> int:
         """64-bit words of one output of one block of `rows` rows."""
@@ -115,7 +119,7 @@ def plan_scoring(columns: int, outputs: int, rows: int, frac_bits: int, magnitud
 
     def cost_s(plan: ScoringPlan) -> float:
         words = plan.query.words + plan.query.key_words + plan.words(rows)
-        blocks = len(plan.packing.blocks(rows)) * outputs
+        blocks = plan.packing.block_count(rows) * outputs
         return 8 * words * _BYTE_S + plan.work.expansion_s + blocks * _BLOCK_S
 
     return min(plans, key=cost_s)
@@ -202,13 +206,13 @@ class Scores:
         return self.finish(np.concatenate(parts))
 
     def _item(self, session: Session, name: str, to: int, rank: int, rows: int) -> Item:
-        shape = (self.plan.words(rows),)
-        value: Tensor = Blank(shape)
-        if session.rank == rank:
-            if self.answers is None or self.answers.shape != shape:
-                raise BadInput("expected the answers for this owner's rows")
-            value = self.answers
+        value = sent_by(session, rank, self.plan.words(rows), self._own)
         return Item(f"release:{name}"[:64], value, sender=rank, to=to, masked=False)
+
+    def _own(self) -> Words:
+        if self.answers is None:
+            raise BadInput("expected the answers for this owner's rows")
+        return self.answers
 
     def _opened(self, words: Words, rows: int) -> Floats:
         """The scores of one owner's rows, [rows, outputs]."""

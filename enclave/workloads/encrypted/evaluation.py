@@ -9,6 +9,7 @@ What is not linear up to a final activation is for `networks`, what needs compar
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import cast
 
@@ -35,6 +36,9 @@ __all__ = ["check", "evaluate"]
 
 Floats = NDArray[np.float64]
 _STEP_PRODUCTS = 1 << 34  # of two columns of a row: seconds
+_MOST_GRAM_COLUMNS = 4096  # 8.4 million sums, in a thousand ciphertexts
+_MOST_WEIGHTS = 1 << 20
+_MOST_ROWS = 1 << 31  # plans have a step for some thousands of them
 _OUTPUTS = ("predictions", "accuracy", "confusion", "rmse", "mean_score")
 
 
@@ -70,7 +74,15 @@ class _Job:
 
     @classmethod
     def of(cls, spec: JobSpec) -> _Job:
-        return cls(spec, affine_form(spec.architecture), JobColumns.of(spec))
+        form = affine_form(spec.architecture)
+        if spec.rows > _MOST_ROWS:
+            raise BadSpec(f"encrypted evaluations take at most {_MOST_ROWS} rows, found {spec.rows}")
+        if form.width * form.scores > _MOST_WEIGHTS:
+            raise BadSpec(
+                f"encrypted rows are scored with at most {_MOST_WEIGHTS} weights, found {form.width * form.scores}",
+                hint="use --engine hybrid or --engine mpc",
+            )
+        return cls(spec, form, JobColumns.of(spec))
 
     def plan(self, output: str) -> ScoringPlan | FunctionalPlan | DecisionPlan:
         """The plan of one output."""
@@ -100,9 +112,16 @@ class _Job:
                 f"models that end linearly, found {self.form.final}",
                 hint="hybrid or mpc would do: --engine hybrid, or --engine mpc",
             )
-        rms = np.append(self.columns.rms, self.columns.target_bound)
-        entries = triangle(np.outer(rms, rms))
-        return plan_functional(len(entries), float(np.sqrt(np.square(entries).sum())))
+        squares = np.square(np.append(self.columns.rms, self.columns.target_bound))
+        size = len(squares)
+        if size > _MOST_GRAM_COLUMNS:
+            raise BadSpec(
+                f"the rmse of encrypted weights takes at most {_MOST_GRAM_COLUMNS} columns, found {size}",
+                hint="use --engine hybrid or --engine mpc",
+            )
+        # Of the triangle of r r^T, what is off the diagonal doubled: the sum of squares of all its entries.
+        norm = math.sqrt(2 * float(squares.sum()) ** 2 - float(np.square(squares).sum()))
+        return plan_functional(size * (size + 1) // 2, norm)
 
     def mean(self) -> FunctionalPlan:
         if self.form.final not in (None, "sigmoid") or self.form.scores != 1:

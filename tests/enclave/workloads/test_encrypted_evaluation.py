@@ -178,6 +178,25 @@ def test_rows_of_several_owners_are_not_standardised_together() -> None:
         check_spec(spec)
 
 
+@pytest.mark.parametrize(
+    ("columns", "outputs", "rows", "output", "refusal"),
+    [
+        (5, 1, 1 << 38, "predictions", "at most 2147483648 rows"),
+        (1 << 10, 1 << 11, 10, "predictions", "at most 1048576 weights"),
+        (5000, 1, 10, "rmse", "at most 4096 columns"),
+    ],
+)
+def test_a_job_too_large_to_plan_is_refused_at_once(
+    columns: int, outputs: int, rows: int, output: str, refusal: str
+) -> None:
+    """A specification comes from a buyer: its plan must not take a node's memory or time."""
+    x = np.zeros((1, columns))
+    spec = encrypted_job(x, number(), dense_architecture(columns, [], outputs), [output])
+    spec = replace(spec, datasets=(replace(spec.datasets[0], rows=rows),))
+    with pytest.raises(BadSpec, match=refusal):
+        evaluation.check(spec)
+
+
 def test_nothing_leaves_without_a_permit() -> None:
     spec = encrypted_job(X, None, dense_architecture(5, [], 1), ["predictions"])
     with pytest.raises(PolicyRefused):
