@@ -21,11 +21,17 @@ rows are multiplied by kappa with kappa^4 = c5: the polynomial is then monic, an
 **Wrapping** 2 D coefficients of a refreshed phase reach scale * max|w|, the others are noise: one refresh wraps with
 probability below 2 D 2^WEIGHT_BITS max|w| / q. `wrap_bits` states it for weights below 2^MAGNITUDE_BITS.
 
-**Cost** keys: 2 rounds; 2 rounds a step and one for the last; the truncation. Blocks
-of N / 2 rows beyond the first add a round of one word each. Bytes: `evaluation_keys.key_bytes` and
-per step 4 polynomials at the bottom from each owner, one of the whole chain to each.
+**Error** of a weight, after a few steps on columns of magnitude 16 and less: some 2^-20, a sixteenth of the last bit
+that is released. Noise depends on rows and keys; what of it shows is whether it took a weight across the middle of two bits.
 
-**Reveals** the rounded weights, to the buyer, at the release.
+**Cost** keys: 2 rounds, 3 with several owners; 2 rounds a step, 1 for the last; the truncation. Blocks of N / 2 rows
+beyond the first add a round of one word each, from the second step on. Bytes: `evaluation_keys.key_bytes`, and a step
+has 4 polynomials at the bottom from each owner and one of the whole chain to each.
+
+**Reveals** the rounded weights, to the buyer, at the release. Of several owners, that one refused the learning rate.
+
+**Outside of the model** A buyer that returns an encryption of other weights than it decrypted has the owners descend
+from those: it learns another model of the same rows, still rounded and once.
 
 **Reference** Kim et al., "Logistic regression model training based on the approximate homomorphic encryption" (2018);
 `descent` and `periods` have their own.
@@ -198,8 +204,9 @@ def _solved(engine: HeEngine, problem: Problem, rows: OwnRows | None, frac_bits:
         return Blank((problem.columns,))
     if rows is None:
         return np.zeros(problem.columns, np.uint64)
-    solution = rows.m.T @ rows.target / problem.total
-    return np.rint(np.ldexp(solution, frac_bits)).astype(np.int64).view(np.uint64)
+    solution = np.ldexp(rows.m.T @ rows.target / problem.total, frac_bits)
+    # what has no room is shown as a number that no model has, rather than wrapped into one that it might have
+    return np.rint(np.clip(solution, -(2.0**61), 2.0**61)).astype(np.int64).view(np.uint64)
 
 
 def _descended(engine: HeEngine, problem: Problem, rows: OwnRows | None, frac_bits: int) -> Protocol[Tensor]:

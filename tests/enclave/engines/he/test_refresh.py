@@ -15,8 +15,8 @@ from enclave.engines.he.refresh import Refresh, lifted
 from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.rlwe import phase
 from enclave.engines.he.sampling import Source
-from enclave.engines.he.wire import packed_words
-from enclave.errors import Refused
+from enclave.engines.he.wire import pack, packed_words, unpack
+from enclave.errors import BadInput, PeerLost, Refused
 
 N = 4096
 SMALL = 2**20  # the owners' parts lie below it
@@ -111,6 +111,25 @@ def test_lifting_is_exact(parameters: Parameters) -> None:
         assert (row == value % prime).all()
 
 
+@pytest.mark.parametrize("rank", [0, 1], ids=["owner", "buyer"])
+def test_a_flipped_bit_beyond_a_prime_is_refused(
+    run_he: Any, monkeypatch: pytest.MonkeyPatch, parameters: Parameters, rank: int
+) -> None:
+    """From either side; any other bit makes uniform garbage, which nobody can tell from a mask."""
+    sizes = {0: 2 * 2, 1: 3}
+
+    def flipped(x: Words, primes: tuple[int, ...]) -> Words:
+        words = pack(x, primes)
+        if x.size == sizes[rank] * N:
+            words[:2] = np.iinfo(np.uint64).max
+        return words
+
+    monkeypatch.setattr(module, "pack", flipped)
+    # the owner that sent the bit hears only that the buyer is gone
+    with pytest.raises(PeerLost if rank == 0 else BadInput, match="p1" if rank == 0 else "expected residues below"):
+        run_he(2, program(parameters, parts_of(1, 2)))
+
+
 # ---- what the buyer sees
 
 
@@ -119,7 +138,7 @@ def far_from_uniform(x: Words, ring: Ring) -> float:
     counts = np.bincount(ring.to_torus(x, 6).astype(np.int64), minlength=64)
     expected = x.shape[-1] / 64
     chi = float(((counts - expected) ** 2 / expected).sum())
-    return abs(chi - 63) / np.sqrt(2 * 63)
+    return float(abs(chi - 63) / np.sqrt(2 * 63))
 
 
 def seen(run_he: Any, monkeypatch: pytest.MonkeyPatch, parameters: Parameters, parts: np.ndarray) -> list[Words]:
@@ -166,7 +185,7 @@ def contributions(ran: Any, parameters: Parameters) -> list[Words]:
     secret = ran.results[-1][1].secret
     words = [w for label, w in ran.opened[-1] if label == "he:masked"]
     shape = (2, 2, N)
-    return [phase(secret, module.unpack(w, low.primes, shape)) for w in words]
+    return [phase(secret, unpack(w, low.primes, shape)) for w in words]
 
 
 def test_one_owners_part_is_hidden_from_the_key(run_he: Any, parameters: Parameters) -> None:
@@ -199,7 +218,8 @@ def test_without_an_encryption_of_zero_c1_is_what_the_owner_computed(
     def c1() -> Words:
         ran = run_he(2, program(parameters, parts_of(1, 1)))
         (words,) = [w for label, w in ran.opened[-1] if label == "he:masked"]
-        return module.unpack(words, low.primes, (2, 2, N))[1]
+        found: Words = unpack(words, low.primes, (2, 2, N))[1]
+        return found
 
     assert far_from_uniform(c1(), low) < 6
     monkeypatch.setattr(module, "encrypt_zero", lambda key, source: np.zeros((2, 2, N), np.uint64))
