@@ -8,6 +8,7 @@ the data set changes.
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from contextlib import suppress
 from math import prod
 from pathlib import Path
 from threading import Lock
-from typing import IO, cast
+from typing import cast
 
 import numpy as np
 
@@ -165,28 +166,32 @@ class Kept:
 class _File:
     """A file of blocks: written as a part, renamed when it is whole, mapped from then on."""
 
-    def __init__(self, path: Path, part: Path | None, handle: IO[bytes]) -> None:
-        self._path, self._part, self._handle = path, part, handle
-        self._map: Words | None = None if part is not None else self._mapped()
+    def __init__(self, path: Path, descriptor: int, part: Path | None) -> None:
+        self._path, self._part = path, part
+        self._descriptor: int | None = descriptor
+        self._map: Words | None = None
+        if part is None:
+            self._to_map()
 
     @classmethod
     def existing(cls, path: Path, digest: bytes, size: int) -> _File:
         """Raises FileNotFoundError, also for a file that is not what its name says: it is deleted."""
-        handle = path.open("rb")
-        if os.fstat(handle.fileno()).st_size != size or handle.read(_HEADER_BYTES) != _header(digest):
-            handle.close()
+        descriptor = os.open(path, os.O_RDONLY)
+        if os.fstat(descriptor).st_size != size or os.pread(descriptor, _HEADER_BYTES, 0) != _header(digest):
+            os.close(descriptor)
             path.unlink(missing_ok=True)
             raise FileNotFoundError(path)
         os.utime(path)
-        return cls(path, None, handle)
+        return cls(path, descriptor, None)
 
     @classmethod
     def created(cls, path: Path, digest: bytes, size: int) -> _File:
         part = path.with_name(f"{path.name}.{os.getpid()}-{os.urandom(4).hex()}")
-        handle = os.fdopen(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600), "w+b")
-        handle.truncate(size)
-        handle.write(_header(digest))
-        return cls(path, part, handle)
+        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        file = cls(path, descriptor, part)
+        os.truncate(descriptor, size)
+        os.pwrite(descriptor, _header(digest), 0)
+        return file
 
     @property
     def complete(self) -> bool:
@@ -199,22 +204,30 @@ class _File:
         return cast(Words, self._map)[first * words : (first + count) * words].reshape(count, *shape)
 
     def write(self, first: int, blocks: Words) -> None:
-        self._handle.seek(_HEADER_BYTES + first * blocks[0].nbytes)
-        self._handle.write(np.ascontiguousarray(blocks).data)
+        data = np.ascontiguousarray(blocks).reshape(-1).view(np.uint8).data
+        start = _HEADER_BYTES + first * blocks[0].nbytes
+        while data:
+            written = os.pwrite(cast(int, self._descriptor), data, start)
+            data, start = data[written:], start + written
 
     def finish(self) -> None:
         """Every block is written: the file gets its name."""
-        self._handle.flush()
         os.replace(cast(Path, self._part), self._path)
         self._part = None
-        self._map = self._mapped()
+        self._to_map()
 
-    def _mapped(self) -> Words:
-        mapped = np.memmap(self._handle, np.uint64, "r", offset=_HEADER_BYTES)
-        return mapped.view(np.ndarray)
+    def _to_map(self) -> None:
+        mapped = mmap.mmap(cast(int, self._descriptor), 0, access=mmap.ACCESS_READ)
+        self._map = np.frombuffer(mapped, np.uint64, offset=_HEADER_BYTES)
+        self._close()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     def __del__(self) -> None:
-        self._handle.close()
+        self._close()
         if self._part is not None:
             self._part.unlink(missing_ok=True)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from enclave.engines.he.encodings import Encodings
+from enclave.engines.he.engine import HeEngine
 from enclave.engines.interface import Permit
 from enclave.errors import BadModel, BadSpec, PolicyRefused
 from enclave.messages import Architecture, JobSpec, Layer, TensorType
@@ -15,7 +18,7 @@ from enclave.models import dense_architecture
 from enclave.workloads import check_spec
 from enclave.workloads.encrypted import evaluation
 from tests.enclave.workloads.encrypted_jobs import encrypted_job, run_job
-from tests.enclave.workloads.made_jobs import classes, number
+from tests.enclave.workloads.made_jobs import ArrayRows, classes, number
 
 RNG = np.random.default_rng(4)
 X = RNG.normal(size=(500, 5)) * [1.0, 10.0, 0.1, 300.0, 2.0] + [0.0, 3.0, 0.0, -50.0, 1.0]
@@ -220,6 +223,39 @@ def test_rounds_and_bytes() -> None:
         [("he:rmse", 161792), ("he:public key", 161792)],
         [("release:rmse", 65544)],
     ]
+
+
+def test_encoded_rows_serve_the_next_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    original = ArrayRows.features
+
+    def counted(self: ArrayRows, start: int, stop: int) -> NDArray[np.float64]:
+        reads.append(stop - start)
+        return original(self, start, stop)
+
+    monkeypatch.setattr(ArrayRows, "features", counted)
+    linear = dense_architecture(5, [], 1)
+    spec = encrypted_job(X, None, linear, ["predictions"])
+
+    def predicted(spec: JobSpec, w: NDArray[np.float64], b: NDArray[np.float64]) -> int:
+        """How many rows were read for it."""
+        reads.clear()
+        ran = run_job(
+            spec,
+            X,
+            np.zeros(500),
+            named(linear, w, b),
+            engine=lambda session, bits: HeEngine(session, bits, encodings=Encodings(0, tmp_path), workers=2),
+        )
+        assert ran.result.predictions is not None
+        assert np.abs(ran.result.predictions - (X @ w + b)[:, 0]).max() < 2e-5
+        return sum(reads)
+
+    assert [predicted(spec, *made(1)) for _ in range(3)] == [500, 0, 0]
+    assert predicted(replace(spec, frac_bits=22), *made(1)) == 500
+    changed = replace(spec, datasets=(replace(spec.datasets[0], version=bytes([1]) * 32),))
+    assert predicted(changed, *made(1)) == 500
+    assert len(list(tmp_path.iterdir())) == 1, "the rows of the old version are gone"
 
 
 def test_what_hides_the_rows_is_stated() -> None:
