@@ -243,7 +243,8 @@ class Run:
         """
         everywhere(_withdraw(self.spec.job_id), self.clients)
         shelf_of(self._identity.home).discard(self.spec.job_id)
-        reasons: tuple[Reason, ...] = (Reason(error.code, error.public[:500]),)
+        # The statement travels in the receipt: no number that only this party has.
+        reasons: tuple[Reason, ...] = (Reason(error.code, Failure.for_peers(error).text[:500]),)
         refused = isinstance(error, PolicyRefused)
         if refused and refusals:
             reasons = tuple(Reason(r.rule, f"{name}: {r.text}") for name, found in refusals.items() for r in found)

@@ -132,9 +132,18 @@ class SecretKey:
 class PublicKey:
     """(b, a) = (-a s + e, a) over a ring, evaluation form; a is polynomial 0 of the seed's own domain.
 
+    What a dishonest b can do depends on what hides c0 where an encryption of zero (b u + e0, a u + e1) is added:
+
+    - c0 under a mask uniform modulo q on every coefficient that is sent, or c0 not sent at all: nothing. c0 tells
+      nothing of u then, and c1 is pseudo-random (RLWE) since a is not its maker's choice.
+    - one coefficient of c0 is sent: that one number, with part of u in it, and no more.
+    - c0 is only flooded, as released scores are: a large b makes u stand out of the flood, so that a u can be taken
+      off c1 again. What is left, sum_j x_j a_j + e1, is hard to solve for a full block of rows, easy for a few.
+
+    Flooding is therefore for a key holder whose public key is what it should be, and says so in its statements.
+
     Args:
-        b: [k, N], evaluation form; whatever it is, a party that only adds encryptions of zero to masked or flooded
-            answers stays hidden, since a is not its maker's choice.
+        b: [k, N], evaluation form.
     """
 
     __slots__ = ("a", "b", "ring")

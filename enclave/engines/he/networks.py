@@ -21,7 +21,7 @@ from enclave.engines.he.crossterms import Moduli
 from enclave.engines.he.forms import Form, PolynomialNetwork
 from enclave.engines.he.matvec import MatrixPacking
 from enclave.engines.he.parameters import MOST_BITS, SECURITY_BITS, Parameters, checked, primes_of
-from enclave.engines.he.planner import FLOOD, MASK, Hiding
+from enclave.engines.he.planner import FLOOD, HONEST, MASK, Hiding
 from enclave.errors import BadModel, RangeExceeded
 
 __all__ = ["Accuracy", "NetworkPlan", "accuracy", "check_range", "plan_network"]
@@ -94,7 +94,9 @@ class NetworkPlan:
 
     def hiding(self, moduli: Moduli, rows: int) -> tuple[Hiding, ...]:
         """What hides the rows in each kind of answer."""
-        found = [Hiding("he:input", SECURITY_BITS, f"{MASK}: uniform modulo q on every coefficient, Enc_pk(0)")]
+        found = [
+            Hiding("he:input", SECURITY_BITS, f"{MASK}: uniform modulo q on every coefficient, re-randomised (RLWE)")
+        ]
         for form in self.network.forms:
             if form.alias is None and form.atoms != (0,):
                 bits = moduli.matrix_hiding_bits(self.packing(form, rows))
@@ -104,7 +106,7 @@ class NetworkPlan:
         return tuple(found)
 
 
-_FLOODED = f"{FLOOD}: message under a uniform mask, noise under uniform integers, Enc_pk(0)"
+_FLOODED = f"{FLOOD}: message under a uniform mask, noise under uniform integers, re-randomised (RLWE), {HONEST}"
 
 
 def plan_network(network: PolynomialNetwork, magnitude: float = _USUAL_MAGNITUDE) -> NetworkPlan:

@@ -11,8 +11,9 @@ depend on the rows is |noise| / 2^F for each coefficient, so with |noise| <= 2^B
     F = statistical_bits + log2 N + B
 
 makes it 2^-statistical_bits for a whole ciphertext. B holds at 8.7 standard deviations (see `noise`); distance goes
-by the mean of |noise|, a tenth of it, so three more bits are there and not counted. This is for a key holder that
-encrypts honestly: enlarged errors are not covered. **Hiding by a mask** uniform modulo q covers them too.
+by the mean of |noise|, a tenth of it, so three more bits are there and not counted. This is for a key holder whose
+public key and encryptions are honest: enlarged errors, or a public key b that is none (see `keys.PublicKey`), are not
+covered. **Hiding by a mask** uniform modulo q covers both.
 
 Reference: Asharov et al., "Multiparty computation with low communication, computation and interaction via threshold
 FHE" (2012), lemma 1, for the distance.
@@ -38,9 +39,10 @@ from enclave.engines.he.parameters import MOST_BITS, SECURITY_BITS, Parameters, 
 from enclave.engines.he.wire import packed_words
 from enclave.errors import BadSpec
 
-__all__ = ["FLOOD", "MASK", "HePlan", "Hiding", "LinearWork", "plan_linear"]
+__all__ = ["FLOOD", "HONEST", "MASK", "HePlan", "Hiding", "LinearWork", "plan_linear"]
 
 FLOOD, MASK = "flood", "mask"
+HONEST = "for a key holder whose public key and encryptions are honest"  # the condition of all flooding
 STATISTICAL_BITS = 40
 _DEGREES = (4096, 8192, 16384)
 _PRIME_BITS = 50  # the kernels are several times as fast below 2^50
@@ -162,7 +164,7 @@ class HePlan:
         else:
             method = (
                 f"uniform integers of {self.flood_bits} bits over noise below 2^{self.noise_bits:.1f}, re-randomised "
-                "(RLWE), for a key holder that encrypts honestly"
+                f"(RLWE), {HONEST}"
             )
         return Hiding(label, self.hiding_bits, method)
 

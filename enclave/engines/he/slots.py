@@ -68,7 +68,7 @@ def plaintext_primes(count: int) -> tuple[int, ...]:
 @lru_cache(maxsize=1)
 def _small_primes() -> tuple[int, ...]:
     found = []
-    for candidate in range(2 * DEGREE + 1, 1 << 18, 2 * DEGREE):
+    for candidate in range(2 * DEGREE + 1, 1 << 19, 2 * DEGREE):
         if all(candidate % factor for factor in range(3, math.isqrt(candidate) + 1, 2)):
             found.append(candidate)
     return tuple(found)

@@ -9,11 +9,12 @@ Let b' = b + 2^(k-2), so that a + b' = M modulo 2^k for M = m + 2^(k-2) in [0, 2
 1. `comparison` of 2^s - 1 - a_low (the buyer's) with b'_low (the owner's): c = f xor e, f at the owner, e at the buyer.
 2. Buyer -> owner: e, encrypted in slots modulo several primes t_i. (Hidden by RLWE.)
 3. At the release alone, owner -> buyer: b'_high + f + (1 - 2 f) e + 2^(k-s) r, an integer below the product of the t_i,
-   for r uniform on 40 bits; modulo each t_i, as `Slots.answer` hides it.
+   for r uniform on 40 bits and more; modulo each t_i, as `Slots.answer` hides it.
 4. The buyer adds a_high modulo 2^(k-s) and subtracts 2^(k-2-s).
 
 What the buyer sees: of the comparison, uniform bits; of the answer, h + 2^(k-s) (r + w) with h = the result - a_high
-modulo 2^(k-s), which the result determines, and w in {0, 1} the carry out of b'_high + c, which r hides but for 2^-40.
+modulo 2^(k-s), which the result determines, and w in {0, 1} the carry out of b'_high + c, which r hides, but for 2^-40
+in a whole block of elements.
 The owner sees encryptions. Nothing that depends on m leaves an owner before step 3, which needs the permit.
 
 Several owners: each adds a share of zero and sends its words to the first, which then plays the owner; what it receives
@@ -39,7 +40,7 @@ from numpy.typing import NDArray
 
 from enclave.engines.he.comparison import less_than
 from enclave.engines.he.engine import HeEngine, Keys
-from enclave.engines.he.planner import Hiding
+from enclave.engines.he.planner import HONEST, Hiding
 from enclave.engines.he.ring import Words
 from enclave.engines.he.sampling import Source
 from enclave.engines.he.slots import DEGREE, HIDING_BITS, Slots, plaintext_primes, slot_parameters
@@ -50,23 +51,18 @@ from enclave.errors import BadSpec
 __all__ = ["HIDING", "Truncated", "truncated"]
 
 _NUMBER_BITS = 24
-_MASK_BITS = HIDING_BITS
-HIDING = Hiding("truncation", HIDING_BITS, "flooded, re-randomised (RLWE), for a key holder that encrypts honestly")
+HIDING = Hiding("truncation", HIDING_BITS, f"flooded, re-randomised (RLWE), {HONEST}")
 
 
-@lru_cache(maxsize=1)
-def _all_slots() -> tuple[Slots, ...]:
-    return tuple(Slots(prime) for prime in plaintext_primes(6))
+@lru_cache(maxsize=8)
+def _slots(prime: int) -> Slots:
+    return Slots(prime)
 
 
 def _slots_for(bits: int) -> tuple[Slots, ...]:
     """Of the fewest primes whose product exceeds 2^bits."""
-    found: list[Slots] = []
-    for slots in _all_slots():
-        found.append(slots)
-        if math.prod(s.prime for s in found) >> bits:
-            return tuple(found)
-    raise BadSpec(f"expected at most 99 bits to send by remainders, found {bits}")
+    count = next(count for count in range(1, 9) if math.prod(plaintext_primes(count)) >> bits)
+    return tuple(_slots(prime) for prime in plaintext_primes(count))
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +78,20 @@ class _Shape:
             raise BadSpec(
                 f"expected words of 3 to 64 bits and a shift below them by 2, found {self.bits} and {self.shift}"
             )
-        _slots_for(self.most_bits)
 
     @property
     def high_bits(self) -> int:
         return self.bits - self.shift
 
     @property
+    def mask_bits(self) -> int:
+        """Of r: a carry shows on an element with probability 2^-mask_bits, on any of a block's with 2^-40."""
+        return HIDING_BITS + math.ceil(math.log2(min(self.count, DEGREE)))
+
+    @property
     def most_bits(self) -> int:
         """Bits that the integer of step 3 stays below."""
-        return self.high_bits + _MASK_BITS + 1
+        return self.high_bits + self.mask_bits + 1
 
     @property
     def blocks(self) -> int:
@@ -145,7 +145,7 @@ def truncated(engine: HeEngine, share: Tensor, count: int, bits: int, shift: int
     Args:
         share: uint64 [count] at every rank: words modulo 2^bits that add up to m, |m| < 2^(bits - 2). shift: s.
 
-    Raises: BadSpec: more bits than there is room for (bits - shift is at most 58).
+    Raises: BadSpec: other than 3 to 64 bits, or a shift beyond them.
     """
     shape = _Shape(count, bits, shift)
     session, buyer, owner = engine.session, engine.buyer, 0
@@ -203,7 +203,7 @@ def _answers(shape: _Shape, keys: Keys, query: Words, first: int, high: Words, f
     """Step 3 at the owner."""
     assert keys.public is not None and keys.seed is not None
     source = Source.fresh()
-    hidden = (source.words(shape.count) >> np.uint64(64 - _MASK_BITS)).astype(object) << shape.high_bits
+    hidden = (source.words(shape.count) >> np.uint64(64 - shape.mask_bits)).astype(object) << shape.high_bits
     constant = high.astype(object) + flags.astype(object) + hidden
     start, parts = 0, []
     for index, slots in enumerate(shape.slots):

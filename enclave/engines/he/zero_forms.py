@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from enclave.engines.he.engine import HeEngine, Keys
 from enclave.engines.he.keys import PublicKey
 from enclave.engines.he.linear import side_by_side
-from enclave.engines.he.planner import Hiding
+from enclave.engines.he.planner import HONEST, Hiding
 from enclave.engines.he.ring import Words
 from enclave.engines.he.sampling import Source
 from enclave.engines.he.slots import DEGREE, HIDING_BITS, Slots, plaintext_primes, slot_parameters, uniform_below
@@ -54,7 +54,7 @@ _CACHED = 4  # answers finished at once: more do not stay in the cache
 
 def hiding(label: str) -> Hiding:
     """The statement about the answers of a test."""
-    method = "slots masked modulo a prime, flooded, re-randomised (RLWE), for a key holder that encrypts honestly"
+    method = f"slots masked modulo a prime, flooded, re-randomised (RLWE), {HONEST}"
     return Hiding(label, HIDING_BITS, method)
 
 

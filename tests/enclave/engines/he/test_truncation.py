@@ -38,7 +38,7 @@ def _program(shares: list[np.ndarray], bits: int, shift: int) -> Any:
 
 
 @pytest.mark.parametrize("parties", [2, 3])
-@pytest.mark.parametrize(("bits", "shift"), [(64, 24), (64, 12), (48, 1), (40, 20), (3, 1), (64, 62)], ids=str)
+@pytest.mark.parametrize(("bits", "shift"), [(64, 24), (64, 12), (48, 1), (64, 2), (40, 20), (3, 1), (64, 62)], ids=str)
 def test_against_integers(run_he: Any, bits: int, shift: int, parties: int) -> None:
     g = np.random.default_rng(bits)
     top = (1 << bits - 2) - 1
@@ -63,8 +63,8 @@ def test_rounds_and_bytes(run_he: Any, parties: int, rounds: int) -> None:
         "he:public key": 51_200,
         "comparison:bits": 24 * 51_200,
         "comparison:forms": 21_504,
-        "truncation:bits": 5 * 51_200,
-        "release:model": 115_200,
+        "truncation:bits": 6 * 51_200,
+        "release:model": 139_264,
     }
     assert steps == expected | ({"truncation:share": 31 * 8} if parties > 2 else {})
 
@@ -100,10 +100,11 @@ def test_the_answer_shows_no_carry(run_he: Any, monkeypatch: pytest.MonkeyPatch)
     ran = run_he(2, _program([own, words], bits, shift))
     assert set(ran.results[1].tolist()) == {(int(own[0]) + 3 - 256) >> shift}
     masks = np.array([value >> bits - shift for value in seen[0]], np.uint64)
-    assert len(np.unique(masks)) == count and masks.max() > 1 << 39, "40 bits of mask above the carry"
+    # The carry moves a mask by one: that shows at the ends of its range alone, so over all elements with 2^-40.
+    assert len(np.unique(masks)) == count and masks.max() > 1 << 50, "51 bits of mask above the carry"
 
 
-@pytest.mark.parametrize(("bits", "shift"), [(65, 3), (2, 1), (16, 0), (16, 15), (64, 2)])
+@pytest.mark.parametrize(("bits", "shift"), [(65, 3), (2, 1), (16, 0), (16, 15)])
 def test_what_cannot_be_truncated(run_he: Any, bits: int, shift: int) -> None:
     with pytest.raises(BadSpec):
         run_he(2, _program([np.zeros(2, np.uint64)] * 2, bits, shift))
