@@ -8,56 +8,42 @@ Who holds what: the buyer the model and the key, each owner its rows and their t
    words are kept; the sign of their sum is the exclusive or of their first bits and of the carry out of the lower l - 1
    ones, which is the `comparison` 2^(l-1) - 1 - a' < b'. It stays shared: class = f xor e, e at the buyer. (`decided`)
 3. Buyer -> owners: sum_r e_r X^r for every 4,096 rows, encrypted on a torus of 2^T counts. (`tallied`)
-4. Owner: a count is sum_r v_r class_r + constant, for integers v_r, a function of the true classes. Since class_r =
-   f_r + (1 - 2 f_r) e_r, it is the coefficient 0 of the ciphertexts times X^-r-polynomials of (1 - 2 f_r) v_r, summed
-   over all blocks. It adds Enc_pk(0), floods that coefficient, adds its share of zero among the owners, modulo 2^64,
-   and keeps what comes of it until the permit. (`Tally.accuracy`, `Tally.confusion`)
-5. At the release alone, owner -> buyer: that coefficient of c0, and c1. Other coefficients of c0 are never sent. The
-   buyer adds up what all owners sent, and only the sum of their counts is there to be seen.
+4. A count is a sum of decisions with weights that are a function of the true classes: `sums`, of which nothing leaves
+   an owner before the release. (`Tally.accuracy`, `Tally.confusion`)
 
-What the buyer sees: of 1 words that are uniform, of 2 uniform bits, of 5 a fresh c1 (RLWE), the sum of the counts, and
-noise that the flood hides by 40 bits. Owners see encryptions. A score within `resolution` of 0 may fall to either side;
-one of exactly 0 is class 0, since `margin` is above all noise.
+What the buyer sees: of 1 words that are uniform, of 2 uniform bits, of 4 the sum of all owners' counts. Owners see
+encryptions. A score within the resolution of 0 may fall to either side; one of exactly 0 is class 0, since `margin` is
+above all noise.
 
-**Reference** `comparison`, `shares`; extraction of one coefficient: Huang et al., "Cheetah", USENIX Security 2022.
+**Reference** `shares`, `comparison`, `sums`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from enclave.engines.he.comparison import less_than
 from enclave.engines.he.engine import HeEngine, Keys
 from enclave.engines.he.linear import EncryptedWeights
 from enclave.engines.he.packing import EncodedRows
-from enclave.engines.he.planner import Hiding
 from enclave.engines.he.ring import Words
-from enclave.engines.he.rlwe import encrypt, expand, zero_parts
+from enclave.engines.he.rlwe import encrypt, expand
 from enclave.engines.he.sampling import Source
 from enclave.engines.he.shares import Pair, hiding, to_shares
-from enclave.engines.he.slots import DEGREE, HIDING_BITS, slot_parameters, times_secret
-from enclave.engines.he.wire import pack, pack_bits, packed_words, unpack, unpack_bits
+from enclave.engines.he.slots import DEGREE, slot_parameters
+from enclave.engines.he.sums import HIDING, Counts, Integers, SumWords, padded, torus_bits
+from enclave.engines.he.wire import pack, packed_words, unpack
 from enclave.engines.he.zero_forms import at_rank
-from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
-from enclave.errors import BadData, BadInput, BadSpec
+from enclave.engines.mpc.session import Item, Protocol, Tensor, together
+from enclave.errors import BadData, BadSpec
 
-__all__ = ["HIDING", "Counts", "Decisions", "Holders", "Tally", "decided", "positive", "score_words", "tallied"]
+__all__ = ["Decisions", "Holders", "Tally", "decided", "positive", "score_words", "tallied"]
 
 Holders = Sequence[tuple[int, int]]
-Integers = NDArray[np.int64]
 _NUMBER_BITS = 24
-_LARGEST_ERROR = 21  # of a centred binomial draw
-HIDING = Hiding(
-    "counting",
-    HIDING_BITS,
-    "one coefficient, flooded, re-randomised (RLWE), for a key holder that encrypts honestly; owners' shares of zero",
-)
 
 
 # ---- scores
@@ -160,7 +146,7 @@ def tallied(engine: HeEngine, decisions: Decisions) -> Protocol[Tally]:
     engine.state(HIDING)
     session, rows = engine.session, sum(count for _, count in decisions.holders)
     sides = [
-        _Block(engine, keys, owner, count, decisions.bits[owner], _torus_bits(rows))
+        _Block(engine, keys, owner, count, decisions.bits[owner], torus_bits(rows))
         for owner, count in decisions.holders
     ]
     received = yield [side.query() for side in sides]
@@ -169,11 +155,6 @@ def tallied(engine: HeEngine, decisions: Decisions) -> Protocol[Tally]:
         if session.rank == side.owner:
             encrypted = side.received(words)
     return Tally(engine, keys, decisions, encrypted)
-
-
-def _torus_bits(rows: int) -> int:
-    """T: the torus holds counts from -rows to rows twice."""
-    return rows.bit_length() + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +185,7 @@ class _Block:
     def _encrypted(self) -> Words:
         assert self.keys.secret is not None and self.keys.seed is not None
         ring = self.keys.parameters.ring()
-        phases = ring.from_torus(_padded(self.bits, self.shape[0]), self.torus_bits)
+        phases = ring.from_torus(padded(self.bits, self.shape[0]), self.torus_bits)
         return pack(encrypt(self.keys.secret, phases, self.keys.seed, self.first), ring.primes)
 
     def received(self, words: Words) -> Words:
@@ -212,12 +193,6 @@ class _Block:
         assert self.keys.seed is not None
         ring = self.keys.parameters.ring()
         return ring.ntt(expand(ring, unpack(words, ring.primes, self.shape), self.keys.seed, self.first))
-
-
-def _padded(values: NDArray[Any], blocks: int) -> NDArray[Any]:
-    out = np.zeros(blocks * DEGREE, values.dtype)
-    out[: len(values)] = values
-    return out.reshape(blocks, DEGREE)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -255,6 +230,14 @@ class Tally:
         """
         return self._counts(1, truth, lambda t: ((2 * t - 1)[None], np.array([(1 - t).sum()])), lambda found: found)
 
+    def by_class(self, truth: Integers | None, classes: int) -> Counts:
+        """The number of rows of each true class whose bit is 1, int64 (classes,), sealed."""
+
+        def weights(t: Integers) -> tuple[Integers, Integers]:
+            return np.eye(classes, dtype=np.int64)[:, t], np.zeros(classes, np.int64)
+
+        return self._counts(classes, truth, weights, lambda found: found, classes)
+
     def confusion(self, truth: Integers | None) -> Counts:
         """The counts by true class and class, int64 (2, 2), sealed. `truth` as for `accuracy`."""
 
@@ -273,120 +256,21 @@ class Tally:
         truth: Integers | None,
         weights: Callable[[Integers], tuple[Integers, Integers]],
         finish: Callable[[Integers], Integers],
+        classes: int = 2,
     ) -> Counts:
         """Cost: nothing before the release."""
         session, holders = self.engine.session, self.decisions.holders
-        bits = _Answer(sums, _torus_bits(self.rows))
+        bits = SumWords(sums, torus_bits(self.rows))
         owners = tuple(rank for rank, _ in holders)
         zero = session.zero_share(session.new_stream(), (sums,), owners)
         answer = None
         mine = dict(holders).get(-1 if session.rank is None else session.rank)
         if mine is not None:
-            if truth is None or truth.shape != (mine,) or not np.isin(truth, (0, 1)).all():
-                raise BadData(f"expected {mine} true classes, 0 or 1")
+            if truth is None or truth.shape != (mine,) or not np.isin(truth, range(classes)).all():
+                raise BadData(f"expected {mine} true classes below {classes}")
             assert self.keys.public is not None and self.encrypted is not None and session.rank is not None
             own = self.decisions.bits[session.rank].astype(np.int64)
             factors, constants = weights(truth.astype(np.int64))
             constants = constants + factors @ own
             answer = bits.made(self.keys, self.encrypted, factors * (1 - 2 * own), constants, zero, self.rows)
         return Counts(bits, self.keys, owners, answer, finish)
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """Counts on the wire: a word of c0 and the rounded c1 for each."""
-
-    sums: int
-    torus_bits: int
-
-    @property
-    def c1_bits(self) -> int:
-        """Ten deviations of rounding c1 take a quarter of half a count."""
-        return self.torus_bits + 1 + 2 + math.ceil(math.log2(10 * math.sqrt(DEGREE * 2 / 3 / 12)))
-
-    @property
-    def words(self) -> int:
-        return self.sums * (1 + DEGREE // 64 * self.c1_bits)
-
-    def made(
-        self, keys: Keys, encrypted: Words, factors: Integers, constants: Integers, zero: Words, rows: int
-    ) -> Words:
-        """An owner's words.
-
-        Args:
-            factors: [sums, rows], magnitude at most 1: of the buyer's shares. zero: [sums], its shares of zero.
-        """
-        assert keys.public is not None
-        ring, source = keys.parameters.ring(), Source.fresh()
-        reversed_rows = np.stack([_reversed(_padded(row, len(encrypted)).astype(np.int64)) for row in factors])
-        sums = ring.dot(ring.encode(reversed_rows), encrypted)
-        evaluation, errors = zero_parts(keys.public, source, self.sums)
-        fresh = ring.add(ring.intt(ring.add(sums, evaluation)), errors)
-        flooded = ring.add(fresh[:, 0], source.integers(ring, _flood_bits(rows), self.sums))
-        counts = constants.astype(np.uint64) << np.uint64(64 - self.torus_bits)
-        c0 = ring.to_torus(flooded, 64)[:, 0] + counts + zero
-        return np.concatenate((c0, pack_bits(ring.to_torus(fresh[:, 1], self.c1_bits), self.c1_bits)))
-
-    def words_of(self, keys: Keys, words: Words) -> Words:
-        """The phases of received counts, in units of 2^-64 of the torus: [sums]."""
-        assert keys.secret is not None
-        c1 = unpack_bits(words[self.sums :], self.c1_bits).reshape(self.sums, DEGREE)
-        product = times_secret(keys.secret, c1, self.c1_bits)[:, 0].view(np.uint64)
-        found: Words = words[: self.sums] + (product << np.uint64(64 - self.c1_bits))
-        return found
-
-
-def _reversed(rows: Integers) -> Integers:
-    """[blocks, N] -> polynomials whose product with sum_r e_r X^r has sum_r e_r v_r as coefficient 0."""
-    return np.concatenate((rows[:, :1], -rows[:, :0:-1]), axis=1)
-
-
-def _flood_bits(rows: int) -> int:
-    """40 bits above the largest noise of an honest key holder: errors times +-1, and those of the encryption of zero.
-
-    One coefficient is sent, so no sum over coefficients is needed.
-    """
-    return HIDING_BITS + math.ceil(math.log2(_LARGEST_ERROR * (rows + 2 * DEGREE + 1)))
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Counts:
-    """Sealed counts, the sum over all owners.
-
-    Attributes:
-        answer: this owner's words; None elsewhere. finish: what the buyer makes of the counts [sums].
-    """
-
-    shape: _Answer
-    keys: Keys
-    owners: tuple[int, ...]
-    answer: Words | None
-    finish: Callable[[Integers], Integers]
-
-    def __repr__(self) -> str:
-        return f"Counts({self.shape})"
-
-    def release(self, session: Session, name: str, to: int) -> Protocol[Integers | None]:
-        """Every owner's words to the buyer. **Cost** one round. **Reveals** the sums of all owners' counts.
-
-        Raises: BadInput: noise of more than half of what would spoil a count.
-        """
-        label, size = f"release:{name}"[:64], (self.shape.words,)
-        values = [at_rank(session, owner, size, lambda: self._own()) for owner in self.owners]
-        items = [Item(label, v, sender=o, to=to, masked=False) for o, v in zip(self.owners, values, strict=True)]
-        found = yield items
-        if session.rank != to:
-            return None
-        total = np.zeros(self.shape.sums, np.uint64)
-        for words in found:
-            total = total + self.shape.words_of(self.keys, words)
-        drop = 64 - self.shape.torus_bits
-        rounded = total + np.uint64(1 << drop - 1)
-        rest = np.abs((rounded & np.uint64((1 << drop) - 1)).view(np.int64) - (1 << drop - 1))
-        if int(rest.max()) > 1 << drop - 2:
-            raise BadInput("expected counts under this key, found noise: they were changed, or belong to another key")
-        return self.finish(rounded.view(np.int64) >> np.int64(drop))
-
-    def _own(self) -> Words:
-        assert self.answer is not None
-        return self.answer

@@ -10,15 +10,16 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.classes import margin_words, unbeaten
-from enclave.engines.he.counting import Counts, Tally, decided, score_words, tallied
-from enclave.engines.he.engine import HeEngine
+from enclave.engines.he.classes import class_words, margin_words, predicted, unbeaten
+from enclave.engines.he.counting import Decisions, Tally, decided, score_words, tallied
+from enclave.engines.he.engine import HeEngine, Releasable
 from enclave.engines.he.linear import EncryptedWeights, Query, query_phases, send_weights
 from enclave.engines.he.packing import EncodedRows, Packing, RowBlocks
 from enclave.engines.he.planner import MASK, HePlan, LinearWork, plan_linear
 from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.scoring import RANGE
 from enclave.engines.he.shares import rounding_deviation
+from enclave.engines.he.sums import Table
 from enclave.errors import BadSpec
 from enclave.messages import JobSpec
 from enclave.workloads.encrypted.affine import AffineForm
@@ -59,12 +60,7 @@ def plan_decisions(spec: JobSpec, columns: JobColumns, form: AffineForm, output:
     """
     classes = class_count(spec)
     if classes is None or form.shape not in ((classes,), *([(1,)] if classes == 2 else [])):
-        raise BadSpec(f"{output} needs a target of classes and one output for each, found shape {form.shape}")
-    if classes > 2 and output != "accuracy":
-        raise BadSpec(
-            f"engine he without a dealer finds the {output} of two classes, found {classes}",
-            hint="ask for the accuracy, name a dealer, or use --engine hybrid or --engine mpc",
-        )
+        raise BadSpec(f"{output} needs a target of classes and one output for each, found outputs {form.shape}")
     width, magnitude = len(columns.bounds), columns.magnitude
     rows = max(count for _, count in row_holders(spec))
     # The largest score is 1, so the root of the sum of squares of the weights is at most 2 / magnitude: see `scoring`.
@@ -136,54 +132,66 @@ class JobDecisions:
         mine = None if engine.rank is None else dict(self._holders).get(engine.rank)
         if inputs.rows is not None and mine is not None:
             self._truth = np.asarray(inputs.rows.targets(0, mine)).astype(np.int64)
+        self._encrypted: EncryptedWeights | None = None
         self._tally: Tally | None = None
 
-    def output(self, name: str) -> Counts:
-        """One output, sealed. The decisions are made once. **Reveals** nothing: see `counting`."""
-        if self._tally is None:
-            self._tally = self._tallied()
-        if class_count(self._spec) != 2:
-            return self._tally.ones()
-        return self._tally.accuracy(self._truth) if name == "accuracy" else self._tally.confusion(self._truth)
+    def output(self, name: str) -> Releasable:
+        """One output, sealed. **Reveals** nothing: see `counting`."""
+        if self._plan.query.outputs == 1:
+            if self._tally is None:
+                self._tally = self._two_classes()
+            return self._tally.accuracy(self._truth) if name == "accuracy" else self._tally.confusion(self._truth)
+        return self._correct().ones() if name == "accuracy" else self._matrix()
 
     def _scaled(self, columns: JobColumns, decisions: Floats) -> Floats:
         largest = float((np.abs(decisions).T @ columns.bounds).max()) * (1 if decisions.shape[1] == 1 else 2)
         return decisions / (RANGE * (largest if largest > 0 else 1.0))
 
-    def _tallied(self) -> Tally:
-        engine, plan, holders = self._engine, self._plan, self._holders
-        with engine.stage("model"):
-            encrypted = engine.run(send_weights(engine, plan.query, self._phases()))
-        several = plan.query.outputs > 1
+    def _two_classes(self) -> Tally:
+        engine, plan, encrypted = self._engine, self._plan, self._weights_sent()
+        encoded = None if self._rows is None else self._encoded(self._rows, True)
         with engine.stage("rows"):
-            words = self._margins(encrypted) if several else self._scores(encrypted)
+            words = engine.run(score_words(engine, encrypted, self._holders, encoded, plan.returned_bits))
         with engine.stage("decisions"):
-            if several:
-                bits = engine.run(unbeaten(engine, holders, words, self._truth, plan.bits, plan.margin))
-            else:
-                bits = engine.run(decided(engine, holders, words, plan.bits, plan.margin))
-            return engine.run(tallied(engine, bits))
+            return self._tallied(engine.run(decided(engine, self._holders, words, plan.bits, plan.margin)))
+
+    def _correct(self) -> Tally:
+        """Of several classes, whether the true one has the largest score."""
+        engine, plan, encrypted = self._engine, self._plan, self._weights_sent()
+        encoded = None
+        if self._rows is not None and self._truth is not None:
+            classes = range(plan.query.outputs)
+            encoded = [self._encoded(_OfClass(self._rows, self._truth, index), False) for index in classes]
+        with engine.stage("rows"):
+            words = engine.run(margin_words(engine, encrypted, self._holders, encoded, plan.returned_bits))
+        with engine.stage("decisions"):
+            bits = unbeaten(engine, self._holders, words, self._truth, plan.bits, plan.margin)
+            return self._tallied(engine.run(bits))
+
+    def _matrix(self) -> Table:
+        engine, plan, encrypted = self._engine, self._plan, self._weights_sent()
+        encoded = None if self._rows is None else self._encoded(self._rows, True)
+        with engine.stage("rows"):
+            words = engine.run(class_words(engine, encrypted, self._holders, encoded, plan.returned_bits))
+        with engine.stage("decisions"):
+            classes = engine.run(predicted(engine, self._holders, words, plan.bits, plan.margin))
+            tallies = [self._tallied(each) for each in classes]
+        return Table(tuple(tally.by_class(self._truth, len(tallies)) for tally in tallies))
+
+    def _tallied(self, decisions: Decisions) -> Tally:
+        return self._engine.run(tallied(self._engine, decisions))
+
+    def _weights_sent(self) -> EncryptedWeights:
+        if self._encrypted is None:
+            with self._engine.stage("model"):
+                self._encrypted = self._engine.run(send_weights(self._engine, self._plan.query, self._phases()))
+        return self._encrypted
 
     def _phases(self) -> Callable[[Ring], Words] | None:
         weights, plan = self._weights, self._plan
         if weights is None:
             return None
         return lambda ring: query_phases(ring, plan.query, weights, plan.work.row_bits)
-
-    def _scores(self, encrypted: EncryptedWeights) -> dict[int, Words]:
-        encoded = None
-        if self._rows is not None:
-            encoded = self._encoded(self._rows, True)
-        protocol = score_words(self._engine, encrypted, self._holders, encoded, self._plan.returned_bits)
-        return self._engine.run(protocol)
-
-    def _margins(self, encrypted: EncryptedWeights) -> dict[int, Words]:
-        encoded = None
-        if self._rows is not None and self._truth is not None:
-            classes = range(self._plan.query.outputs)
-            encoded = [self._encoded(_OfClass(self._rows, self._truth, index), False) for index in classes]
-        protocol = margin_words(self._engine, encrypted, self._holders, encoded, self._plan.returned_bits)
-        return self._engine.run(protocol)
 
     def _encoded(self, rows: RowBlocks, kept: bool) -> EncodedRows:
         engine, plan = self._engine, self._plan

@@ -121,9 +121,30 @@ def test_among_equal_scores_the_first_class_counts(final: str | None) -> None:
         assert found.accuracy == float(index == 0)
 
 
-@pytest.mark.parametrize(("count", "outputs", "name"), [(3, 3, "confusion"), (2, 1, "auc")])
-def test_what_needs_a_dealer(count: int, outputs: int, name: str) -> None:
-    spec: Any = encrypted_job(X, classes(count), dense_architecture(5, [], outputs), [name])
+@pytest.mark.parametrize("owners", [(500,), (100, 399, 1)])
+def test_the_matrix_of_several_classes(owners: tuple[int, ...]) -> None:
+    linear = dense_architecture(5, [], 4)
+    w, b = RNG.normal(size=(5, 4)) / X.std(axis=0)[:, None], RNG.normal(size=4)
+    scores = X @ w + b
+    truth = np.where(RNG.random(500) < 0.6, scores.argmax(axis=1), RNG.integers(0, 4, 500))
+    spec = encrypted_job(X, classes(4), linear, ["accuracy", "confusion"], owners=owners)
+    found = run_job(spec, X, truth, _named(linear, w, b)).result
+    expected = np.zeros((4, 4), np.int64)
+    np.add.at(expected, (truth, scores.argmax(axis=1)), 1)
+    assert found.confusion is not None and found.confusion.tolist() == expected.tolist()
+    assert found.accuracy == np.trace(expected) / 500
+
+
+def test_the_matrix_of_a_model_of_zeros() -> None:
+    linear = dense_architecture(5, [], 3)
+    truth = np.arange(60) % 3
+    spec = encrypted_job(X[:60], classes(3), linear, ["confusion"])
+    found = run_job(spec, X[:60], truth, _named(linear, np.zeros((5, 3)), np.zeros(3))).result.confusion
+    assert found is not None and found.tolist() == [[20, 0, 0]] * 3
+
+
+def test_what_needs_a_dealer() -> None:
+    spec: Any = encrypted_job(X, classes(2), dense_architecture(5, [], 1), ["auc"])
     with pytest.raises(BadSpec) as caught:
         check_spec(spec)
     assert "dealer" in caught.value.hint

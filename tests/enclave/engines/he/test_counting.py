@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
 
-from enclave.engines.he import counting
+from enclave.engines.he import sums
 from enclave.engines.he.counting import decided, score_words, tallied
 from enclave.engines.he.linear import Query, query_phases, send_weights
 from enclave.engines.he.packing import EncodedRows, Packing
@@ -138,14 +138,14 @@ def test_decisions_of_the_buyer_are_coins(run_he: Any) -> None:
 def test_only_the_sum_of_two_owners_is_sent(run_he: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A buyer that reads one owner's words alone finds a number that has nothing to do with its count."""
     singles: list[int] = []
-    read = counting._Answer.words_of
+    read = sums.SumWords.words_of
 
     def spy(self: Any, keys: Any, words: Any) -> Any:
         found = read(self, keys, words)
         singles.append(int(found[0]) + (1 << 63 - self.torus_bits) >> 64 - self.torus_bits)
         return found
 
-    monkeypatch.setattr(counting._Answer, "words_of", spy)
+    monkeypatch.setattr(sums.SumWords, "words_of", spy)
     scores, truths = [np.full(50, 1 << 20)] * 2, [np.ones(50, int)] * 2
     seen = set()
     for _ in range(4):
@@ -162,7 +162,7 @@ def test_the_flood_is_40_bits_above_the_noise() -> None:
     """Errors of an honest key holder, all of the largest magnitude and sign, stay 40 bits below."""
     for rows in (1, 1000, 1 << 20):
         worst = 21 * rows + 21 * DEGREE + 21 + 21 * DEGREE
-        assert counting._flood_bits(rows) >= 40 + np.log2(worst)
+        assert sums._flood_bits(rows) >= 40 + np.log2(worst)
 
 
 def test_a_permit_is_needed(run_he: Any) -> None:
