@@ -24,7 +24,7 @@ buyer checks before; only the first layer is off by a unit, 2^-28, and the relea
 
 **Why not CKKS** A deep CKKS result has 10 to 20 good bits, and 43 bits of flooding for a ciphertext leave none of them;
 with two primes a level (scale 2^80) five levels need N = 32768, keys of hundreds of megabytes, and every weight a
-ciphertext of its own. Here a square costs 50 bytes up and 50 down for each element and modulus, and no key at all.
+ciphertext of its own. Here a square costs 25 bytes up and 16 down for each element and modulus, and no key at all.
 
 **Cost** rounds: 1 for the keys, 1 for the weights, 1 + 2 levels for each chunk of rows, 1 for the release.
 
@@ -35,6 +35,7 @@ data and the key; here the owner of the rows computes, so that encrypted weights
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -244,7 +245,7 @@ class _Chunk:
             if self._present:
                 self._atoms[index + 1] = share
             for i in range(moduli.count):
-                shape = (self._blocks(product.size), 2, 2, moduli.degree)
+                shape = (self._blocks(product.size), 2, moduli.degree)
 
                 def answer(i: int = i, share: Words = share, product: Any = product) -> Words:
                     assert self._owner is not None
@@ -256,18 +257,17 @@ class _Chunk:
                         pairs = [(right, factors[product.left][i]), (left, factors[product.right][i])]
                     answers, own = self._owner.answer_slots(i, pairs)
                     share[i] = (own + self._alone(i, left, right)) % prime
-                    return answers
+                    return answers.reshape(-1)
 
                 def finish(
                     words: Words, i: int = i, share: Words = share, product: Any = product, shape: Any = shape
                 ) -> None:
                     assert self._buyer is not None
-                    answers = unpack(words, moduli.answer_primes(i), shape)
-                    theirs = self._buyer.open_slots(i, answers, (self._count, product.size))
+                    theirs = self._buyer.open_slots(i, words.reshape(shape), (self._count, product.size))
                     own = self._alone(i, self._forms[product.left][i], self._forms[product.right][i])
                     share[i] = (theirs + own) % np.uint64(moduli.primes[i])
 
-                found.append((self._answer(moduli.answer_primes(i), shape, answer, "he:products"), finish))
+                found.append((self._answer(math.prod(shape), answer, "he:products"), finish))
         return found
 
     def _alone(self, index: int, left: Words, right: Words) -> Words:
@@ -303,40 +303,39 @@ class _Chunk:
             rows = self._integers if patches is None else patches.read(self._integers)
             answers, own = self._owner.answer_input(rows, self._all.weights[index], packing)
             share[...] = own if patches is None else patches.joined(own)
-            return answers
+            return pack(answers, moduli.input_primes)
 
         def finish(words: Words) -> None:
             assert self._buyer is not None
             own = self._buyer.open_input(unpack(words, moduli.input_primes, shape), packing, count)
             share[...] = own if patches is None else patches.joined(own)
 
-        return self._answer(moduli.input_primes, shape, answer, "he:input"), finish
+        return self._answer(packed_words(moduli.input_primes, shape), answer, "he:input"), finish
 
     def _matrix_answer(self, index: int, i: int, packing: MatrixPacking, share: Words) -> tuple[Item, Any]:
         moduli, form = self._moduli, self._all.plan.network.forms[index]
-        shape = (packing.blocks(self._count), 2, 2, moduli.degree)
+        shape = (packing.blocks(self._count), 2, moduli.degree)
 
         def answer() -> Words:
             assert self._owner is not None
             answers, share[i] = self._owner.answer_matrix(
                 i, self._joined(i, form), self._all.weights[index][i], packing
             )
-            return answers
+            return answers.reshape(-1)
 
         def finish(words: Words) -> None:
             assert self._buyer is not None
-            theirs = self._buyer.open_matrix(i, unpack(words, moduli.answer_primes(i), shape), packing, self._count)
+            theirs = self._buyer.open_matrix(i, words.reshape(shape), packing, self._count)
             own = matmul_modulo(self._joined(i, form), self._all.weights[index][i], moduli.primes[i])
             share[i] = (theirs + own) % np.uint64(moduli.primes[i])
 
-        return self._answer(moduli.answer_primes(i), shape, answer, f"he:{form.layer}"), finish
+        return self._answer(math.prod(shape), answer, f"he:{form.layer}"), finish
 
     def _joined(self, i: int, form: Form) -> Words:
         return np.concatenate([self._atoms[atom][i] for atom in form.atoms], axis=-1)
 
-    def _answer(self, primes: tuple[int, ...], shape: tuple[int, ...], make: Callable[[], Words], label: str) -> Item:
-        words = packed_words(primes, shape)
-        value = sent_by(self._session, self._rank, words, lambda: pack(make(), primes))
+    def _answer(self, words: int, make: Callable[[], Words], label: str) -> Item:
+        value = sent_by(self._session, self._rank, words, make)
         return Item(label, value, sender=self._rank, to=self._all.buyer_rank)
 
     def _settle(self, products: Sequence[int], forms: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from enclave.engines.he.crossterms import Buyer, Moduli, Owner, matmul_modulo
 from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
 from enclave.engines.he.matvec import MatrixPacking
 from enclave.engines.he.parameters import checked, primes_of
-from enclave.engines.he.ring import Words
+from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.rlwe import phase
 from enclave.engines.he.sampling import Source
 
@@ -146,14 +146,9 @@ def answered(pair: Pair, share: Words, monkeypatch: pytest.MonkeyPatch, guards: 
             crossterms, "protected",
             lambda public, source, sums, mask: _masked_only(sums, mask),
         )  # fmt: skip
-    monkeypatch.setattr(Moduli, "answer", lambda self, index: MODULI_BASE_ORDER)
-    monkeypatch.setattr(Moduli, "order", lambda self, index: [0, 1, 2, 3])
-    monkeypatch.setattr(type(MODULI_BASE_ORDER), "drop", lambda self, x, count: x)  # no switch: all of the noise
+    monkeypatch.setattr(Ring, "to_torus", lambda self, x, bits: x)  # no switch: all of the noise
     answers, _ = owner.answer_slots(0, [(share, question)])
     return base.intt(question), answers, errors
-
-
-MODULI_BASE_ORDER = PARAMETERS.ring()
 
 
 def _masked_only(sums: Words, mask: Words) -> Words:
@@ -220,3 +215,17 @@ def test_what_the_buyer_opens_is_uniform(pair: Pair) -> None:
 
 def test_representations_hide_the_parties(pair: Pair) -> None:
     assert repr(pair.buyer) == "Buyer(<redacted>)" and repr(pair.owner) == "Owner(<redacted>)"
+
+
+def test_words_are_what_the_integers_say() -> None:
+    """The switch back from 2^64: against Python integers, at the edges too."""
+    rng, prime = np.random.default_rng(7), MODULI.primes[1]
+    words = rng.integers(0, 2**64, 4096, np.uint64)
+    words[:5] = [0, 1, 2**63, 2**64 - 1, 2**64 - 2**13]
+    rounded = [((int(word) * prime + 2**63) >> 64) % prime for word in words]
+    assert (crossterms._rounded_share(words, prime) == np.array(rounded, np.uint64)).all()
+    ring = MODULI.base.lower(2)
+    values = np.array([int(v) * 2**13 + 5 for v in rng.integers(-(2**63), 2**63, DEGREE)], object)
+    values[:4] = [0, -1, 2**76, -(2**76)]
+    found = crossterms._modulo_words(ring.from_integers(values), ring.primes)
+    assert (found == np.array([int(v) % 2**64 for v in values], np.uint64)).all()

@@ -45,8 +45,8 @@ def test_rounds_and_bytes_are_known(run_he) -> None:
         "he:weights": [4 * polynomial, 2 * 4 * polynomial],
         "he:input": [2 * 3 * polynomial],
         "he:factors": [2 * 4 * polynomial],
-        "he:products": [2 * 2 * polynomial] * 2,
-        "he:dense1": [2 * 2 * polynomial] * 2,
+        "he:products": [2 * 8 * 8192] * 2,
+        "he:dense1": [2 * 8 * 8192] * 2,
         "he:predictions": [-(-40 * 3 // 64) * 50 * 8],
     }
     assert all(session.rounds == 6 for session in ran.sessions)
