@@ -22,7 +22,7 @@ rows are multiplied by kappa with kappa^4 = c5: the polynomial is then monic, an
 probability below 2 D 2^WEIGHT_BITS max|w| / q. `wrap_bits` states it for weights below 2^MAGNITUDE_BITS.
 
 **Error** of a weight, after a few steps on columns of magnitude 16 and less: some 2^-20, a sixteenth of the last bit
-that is released. Noise depends on rows and keys; what of it shows is whether it took a weight across the middle of two bits.
+that is released. Noise depends on rows and keys; all that shows of it is where it rounded a weight the other way.
 
 **Cost** keys: 2 rounds, 3 with several owners; 2 rounds a step, 1 for the last; the truncation. Blocks of N / 2 rows
 beyond the first add a round of one word each, from the second step on. Bytes: `evaluation_keys.key_bytes`, and a step
@@ -85,7 +85,7 @@ __all__ = [
 
 MAGNITUDE_BITS = 16
 LEAST_WRAP_BITS = 40
-MOST_COLUMNS = 1024  # with more, a block of rows takes too long to encode
+MOST_COLUMNS = 1024  # with more, a block of rows takes too long to encode, and weights too long to come out
 RELEASED_BITS = 16  # most fractional bits of a released weight; the error of a training is some 2^-20
 MOST_MEMORY_BYTES = 4 << 30
 _NOISE_BITS = 40  # of a coefficient, generously
@@ -112,17 +112,21 @@ def wrap_bits(problem: Problem) -> float:
 
 def memory_bytes(problem: Problem) -> int:
     """Of the encoded rows at the largest owner."""
+    if problem.exact:
+        return 0
     parameters = parameters_of(problem.loss)
     period = Period.of(problem.columns, parameters.degree // 2)
     if problem.loss == "squared":
-        return 0 if problem.exact else period.size * 8 * parameters.degree * len(parameters.primes)
+        return period.size * 8 * parameters.degree * len(parameters.primes)
     blocks = max(period.blocks(rows + problem.pseudo_rows(i)) for i, rows in enumerate(problem.rows))
     return blocks * period.size * 8 * parameters.degree * (len(parameters.primes) + RowSteps.GRADIENT_PRIMES)
 
 
 def check(problem: Problem) -> None:
     """Raises BadSpec for a training that the chain, or the memory of an owner, has no room for."""
-    if problem.loss == "logistic" and problem.columns > MOST_COLUMNS:
+    if problem.exact:
+        return
+    if problem.columns > MOST_COLUMNS:
         raise BadSpec(
             f"expected at most {MOST_COLUMNS} weights, found {problem.columns}",
             hint="fewer columns, or hybrid or mpc would do",

@@ -216,8 +216,9 @@ def test_what_does_not_fit_is_refused() -> None:
         training.check(Problem("logistic", (1 << 20,), 500, True, 5))
     with pytest.raises(BadSpec, match="wrap once"):
         training.check(Problem("squared", (10, 10), 500, True, 100_000))
-    with pytest.raises(BadSpec, match="columns"):
+    with pytest.raises(BadSpec, match="at most 1024 weights"):
         training.check(Problem("squared", (10, 10), 5000, True, 5))
+    training.check(Problem("squared", (10,), 5000, True, 5))
     problem = Problem("logistic", (32_561,), 106, True, 10)
     training.check(problem)
     assert training.wrap_bits(problem) > 45
