@@ -20,6 +20,7 @@ from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.scoring import RANGE
 from enclave.engines.he.shares import rounding_deviation
 from enclave.engines.he.sums import Table
+from enclave.engines.mpc.session import together
 from enclave.errors import BadSpec
 from enclave.messages import JobSpec
 from enclave.workloads.encrypted.affine import AffineForm
@@ -175,7 +176,7 @@ class JobDecisions:
             words = engine.run(class_words(engine, encrypted, self._holders, encoded, plan.returned_bits))
         with engine.stage("decisions"):
             classes = engine.run(predicted(engine, self._holders, words, plan.bits, plan.margin))
-            tallies = [self._tallied(each) for each in classes]
+            tallies = engine.run(together(*(tallied(engine, each) for each in classes)))
         return Table(tuple(tally.by_class(self._truth, len(tallies)) for tally in tallies))
 
     def _tallied(self, decisions: Decisions) -> Tally:
