@@ -149,6 +149,7 @@ class JobResult:
         share: this party's share of a model that stays shared; a uniform one without the others'.
         folder: specification, receipt, leakage report and result of this job.
         seconds: from the proposal to the released result; waiting for approval is not counted.
+        dealer: its name; empty for a job without one.
     """
 
     job_id: str
@@ -165,6 +166,8 @@ class JobResult:
     predictions: NDArray[Any] | None = field(default=None, repr=False)
     model: Model | None = field(default=None, repr=False)
     problems: tuple[str, ...] = ()
+    engine: str = "mpc"
+    dealer: str = ""
 
     @property
     def accuracy_(self) -> float:
@@ -239,6 +242,8 @@ class JobResult:
             "job_id": self.job_id,
             "kind": self.kind,
             "state": "RELEASED",
+            "engine": self.engine,
+            "dealer": self.dealer or None,
             "rows": self.rows,
             "metrics": {name: _finite(figure) for name, figure in self.metrics.items()},
             "classes": list(self.classes),

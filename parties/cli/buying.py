@@ -230,6 +230,7 @@ def result_text(result: JobResult) -> str:
         "",
         f"job          {result.job_id}",
         f"rows         {result.rows:,}",
+        f"engine       {result.engine}, {f'dealer {result.dealer}' if result.dealer else 'without a dealer'}",
         f"took         {seconds_text(result.seconds)}, {cost.rounds:,} rounds, {bytes_text(cost.total_bytes)}, {same}",
         f"receipt      {result.folder / 'receipt.pb'}",
         f"report       {result.folder / 'report.html'}",

@@ -89,13 +89,13 @@ def test_auto_without_a_dealer_is_he_or_a_clear_refusal(lonely: Buyer) -> None:
 def test_he_takes_a_dealer_only_where_it_must(backed: Buyer) -> None:
     alone = backed.quote_evaluate(linear(), encoding=encoding(2), metrics=(), predictions=True, engine="he", **GIVEN)
     assert alone.dealer == ""
-    dealt = backed.quote_evaluate(linear(3), encoding=encoding(3), metrics=("accuracy",), engine="he", **GIVEN)
+    dealt = backed.quote_evaluate(linear(), encoding=encoding(2), metrics=("auc",), engine="he", **GIVEN)
     assert dealt.dealer == "third" and dealt.parties == ("a", "lab", "third")
 
 
-def test_many_classes_without_a_dealer_are_refused(lonely: Buyer) -> None:
-    with pytest.raises(BadInput, match="two classes") as caught:
-        lonely.quote_evaluate(linear(3), encoding=encoding(3), metrics=("accuracy",), engine="he", **GIVEN)
+def test_an_auc_without_a_dealer_is_refused(lonely: Buyer) -> None:
+    with pytest.raises(BadInput, match="auc needs sorting") as caught:
+        lonely.quote_evaluate(linear(), encoding=encoding(2), metrics=("auc",), engine="he", **GIVEN)
     assert "dealer" in caught.value.hint
 
 

@@ -183,6 +183,7 @@ def test_a_job_that_needs_a_person_exits_with_75_and_goes_on(
         r"\n"
         rf"job          {job}\n"
         r"rows         60\n"
+        r"engine       mpc, dealer dealer\n"
         r"took         .*, as planned\n"
         r"receipt      .*/receipt\.pb\n"
         r"report       .*/report\.html\n$",
