@@ -9,9 +9,13 @@ far wider than the noise sum_j x_j e_j, hides that noise, of which the buyer kno
 scores, such as those of padding and of sums of other columns, are not sent. The rounding afterwards depends on the
 flooded ciphertext alone, and reveals nothing new.
 
-Flooding hides the rows from a buyer that draws its errors as it should. One that sends larger ones learns of their
-product with the rows what stands out of the flood; the statement of hiding says so, and shares (`shares`), whose masks
-are uniform, have no such condition.
+Flooding hides the rows from a buyer whose public key and errors are what they should be. One that sends larger errors
+learns of their product with the rows what stands out of the flood, and see `keys.PublicKey` for a public key that is
+none; the statement of hiding says so, and shares (`shares`), whose masks are uniform, have no such condition.
+
+Scores are rounded as soon as they are decrypted, to a sixteenth of their error. Raw decryptions c0 + c1 s would give
+the key to an owner that comes to see them, since it knows c0 and c1: rounded, they are a problem of learning with
+rounding, far harder than that of the ciphertexts. So a buyer may publish its predictions.
 
 A buyer may encrypt other polynomials than constants. It then gets as many numbers as there are rows, but of other
 linear combinations of a block's rows than one row's; a model of one weight shows it a whole column as well.
@@ -51,10 +55,11 @@ Floats = NDArray[np.float64]
 _LANES = 64  # values that `pack_bits` packs together
 _EXPANSION_S = 30.0  # CPU time of an owner that a smaller upload is worth
 _BYTE_S = 8e-8  # 100 Mbit/s
-_BLOCK_S = 1e-3  # CPU time of protecting one block
+_BLOCK_S = 1.5e-3  # CPU time of protecting one block, and of decrypting it
 _STRIDE = 64  # the largest where rows fill many blocks
 _LARGEST_DEGREE = 16384
 _STEP_PRODUCTS = 1 << 26  # of a row's values with weights, a second of one core or a few
+_GUARD_BITS = 4  # of scores below their error that are kept
 _C0_CUT_BITS = 4  # what c0 is coarser: its rounding adds up over no secret, that of c1 over all of it
 RANGE = 4.0  # the torus in units of the largest score that declared ranges allow: half of it is never reached
 
@@ -234,7 +239,9 @@ class Scores:
         largest = float(np.abs(scores).max())
         if largest > 1.0 + 2 * plan.work.error:
             raise RangeExceeded("the released scores", largest, 1.0, hint="a row, or the noise, left its range")
-        return scores * self.ranges
+        # Safety: what is below the precision tells of the key, see the module's text.
+        step = 2.0 ** (math.floor(math.log2(plan.work.error)) - _GUARD_BITS)
+        return np.asarray(np.rint(scores / step) * step * self.ranges)
 
 
 def score(

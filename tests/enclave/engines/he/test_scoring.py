@@ -318,6 +318,19 @@ def test_work_is_done_in_order(workers: int) -> None:
     assert list(side_by_side(lambda i: i * i, 10, workers)) == [i * i for i in range(10)]
 
 
+def test_threads_give_every_row_its_score() -> None:
+    plan = expanding(3, 2)
+    x, w = made(10 * 8192 + 100, 3, 2)
+    party = Party(plan, w)
+    rows = EncodedRows(party.ring, plan.packing, Rows(x), BITS, plan.work.row_limit)
+    engine = HeEngine(Recorder(2, has_dealer=False), workers=3)
+    work = scoring._Work(engine, plan, party.weights, rows)
+    for step in range(2):
+        work.advance(step, 2)
+    sealed = Scores(plan, party.weights.keys, ((0, len(x)),), None, party.ranges, lambda s: s)
+    assert np.abs(sealed._opened(work.words(), len(x)) - x @ w).max() < 1e-3
+
+
 def test_an_error_in_a_thread_comes_out() -> None:
     def work(index: int) -> int:
         if index == 4:
