@@ -319,8 +319,8 @@ def test_work_is_done_in_order(workers: int) -> None:
 
 
 def test_threads_give_every_row_its_score() -> None:
-    plan = expanding(3, 2)
-    x, w = made(10 * 8192 + 100, 3, 2)
+    plan = expanding(12, 2)
+    x, w = made(10 * 8192 + 100, 12, 2)
     party = Party(plan, w)
     rows = EncodedRows(party.ring, plan.packing, Rows(x), BITS, plan.work.row_limit)
     engine = HeEngine(Recorder(2, has_dealer=False), workers=3)
