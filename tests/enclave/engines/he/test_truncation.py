@@ -38,7 +38,9 @@ def _program(shares: list[np.ndarray], bits: int, shift: int) -> Any:
 
 
 @pytest.mark.parametrize("parties", [2, 3])
-@pytest.mark.parametrize(("bits", "shift"), [(64, 24), (64, 12), (48, 1), (64, 2), (40, 20), (3, 1), (64, 62)], ids=str)
+@pytest.mark.parametrize(
+    ("bits", "shift"), [(64, 24), (64, 12), (48, 1), (64, 2), (40, 20), (3, 1), (64, 62), (64, 5)], ids=str
+)
 def test_against_integers(run_he: Any, bits: int, shift: int, parties: int) -> None:
     g = np.random.default_rng(bits)
     top = (1 << bits - 2) - 1
