@@ -227,6 +227,24 @@ def test_the_hiding_that_is_stated_is_that_of_the_largest_rows() -> None:
     assert plan.work.flood_bits >= 40 + 13 + plan.work.noise_bits
 
 
+def test_the_noise_of_expanded_weights_is_below_what_the_flood_was_sized_for() -> None:
+    plan = expanding(20, 1)
+    w = RNG.normal(size=(20, 1))
+    party = Party(plan, w)
+    ring, rows = party.ring, np.full((8192, 20), 16.0)
+    polynomials = ring.encode_rows(rows, BITS)
+    ((_, part),) = party.weights.parts()
+    answer = protected(
+        party.public, Source.fresh(), party.weights.dot(polynomials, part)[0], np.zeros_like(party.phases[0, 0])
+    )
+    constants = np.zeros((20, ring.degree))
+    constants[:, :1] = w / (RANGE * party.ranges)
+    weights = ring.ntt(torus_phases(ring, constants, BITS))
+    message = ring.intt(ring.dot(polynomials, weights[:, None])[0])
+    noise = ring.to_integers(ring.sub(rlwe.phase(party.secret, answer), message)).astype(np.float64)
+    assert 2.0 ** (plan.work.noise_bits - 6) < np.abs(noise).max() < 2.0**plan.work.noise_bits
+
+
 def test_a_score_out_of_range_is_noticed(run_he: Callable[..., Any]) -> None:
     x, w = made(200, 3)
     with pytest.raises(RangeExceeded, match="released scores"):
