@@ -24,7 +24,7 @@ from enclave.engines.he.ring import Words
 from enclave.engines.he.seal import Context, SealCiphertext, SealPlaintext
 from enclave.errors import BadInput
 
-__all__ = ["Encrypted", "Evaluator", "Plain", "galois_element"]
+__all__ = ["Encrypted", "Evaluator", "Plain", "conjugation", "galois_element"]
 
 _SAME_SCALE = 2.0**-24  # relative difference of two scales that count as one: far below the error of any product
 
@@ -68,6 +68,11 @@ def galois_element(degree: int, steps: int) -> int:
     return pow(3, steps % (degree // 2), 2 * degree)
 
 
+def conjugation(degree: int) -> int:
+    """The exponent of the automorphism that conjugates the slots."""
+    return 2 * degree - 1
+
+
 class Evaluator:
     """Operations of one parameter set under one buyer's keys.
 
@@ -91,8 +96,8 @@ class Evaluator:
         """A ciphertext out of checked residues [2, k, N], evaluation form."""
         return Encrypted(self.context, self.context.ciphertext(residues, scale))
 
-    def encode(self, values: NDArray[np.float64] | float, count: int, scale: float) -> Plain:
-        """Real slots (at most N / 2; the rest are zeros), or one number for all slots, for `count` primes.
+    def encode(self, values: NDArray[np.inexact] | float, count: int, scale: float) -> Plain:
+        """Real or complex slots (at most N / 2; the rest are zeros), or a number for all slots, for `count` primes.
 
         Raises: BadInput: not finite, too many, or too large for the primes (code `input.depth`).
         """
@@ -142,10 +147,15 @@ class Evaluator:
     def rotate(self, x: Encrypted, steps: int) -> Encrypted:
         """Slots to the left by `steps`; needs the key of exactly this rotation."""
         element = galois_element(self.context.degree, steps)
-        if element == 1:
-            return self._own(x)
+        return self._own(x) if element == 1 else self._automorphism(x, element, f"a rotation by {steps}")
+
+    def conjugate(self, x: Encrypted) -> Encrypted:
+        """The complex conjugates of the slots."""
+        return self._automorphism(x, conjugation(self.context.degree), "a conjugation")
+
+    def _automorphism(self, x: Encrypted, element: int, name: str) -> Encrypted:
         if self._reach.get(element, 0) < x.count:
-            raise BadInput(f"no key for a rotation by {steps} of {x.count} primes")
+            raise BadInput(f"no key for {name} of {x.count} primes")
         return self._made(self._evaluator.apply_galois, self._own(x).raw, element, self._galois[element])
 
     def lower(self, x: Encrypted, count: int) -> Encrypted:

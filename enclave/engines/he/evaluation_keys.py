@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from enclave.engines.he.ckks import Evaluator, galois_element
+from enclave.engines.he.ckks import Evaluator, conjugation, galois_element
 from enclave.engines.he.engine import HeEngine, Keys, sent_by
 from enclave.engines.he.keys import Domain, PublicSeed, SecretKey
 from enclave.engines.he.parameters import Parameters
@@ -29,14 +29,22 @@ _DIGITS = 64  # numbers of uniform polynomials for each key: more digits than a 
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """A key that is needed: of a rotation to the left by `steps`, or of products (None).
+    """A key that is needed.
 
     Attributes:
+        steps: of a rotation to the left; None: of products, or of the conjugation.
         count: most primes of a ciphertext that it is used on.
     """
 
     steps: int | None
     count: int
+    conjugates: bool = False
+
+    def element(self, degree: int) -> int | None:
+        """The exponent of its automorphism; None for products."""
+        if self.conjugates:
+            return conjugation(degree)
+        return None if self.steps is None else galois_element(degree, self.steps)
 
 
 def key_bytes(parameters: Parameters, uses: Sequence[KeyUse]) -> int:
@@ -70,10 +78,11 @@ def evaluation_keys(engine: HeEngine, keys: Keys, uses: Sequence[KeyUse]) -> Pro
     for index, (use, words) in enumerate(zip(uses, received, strict=True)):
         b = unpack(words, _ring(parameters, use).primes, _shape(parameters, use))
         digits = np.stack((b, _uniform(keys.seed, parameters, use, index)), axis=1)
-        if use.steps is None:
+        element = use.element(parameters.degree)
+        if element is None:
             relin = digits
         else:
-            galois[galois_element(parameters.degree, use.steps)] = digits
+            galois[element] = digits
     return Evaluator(context, relin, galois)
 
 
@@ -98,10 +107,8 @@ def _made(keys: Keys, use: KeyUse, index: int) -> Words:
     secret = _rows(secret_key, use.count)
     a = secret_key.take(keys.seed, Domain.SWITCHING, index * _DIGITS, use.count, ring)
     b = ring.sub(ring.ntt(secret_key.errors(ring, use.count)), ring.multiply(a, secret))
-    if use.steps is None:
-        target = ring.multiply(secret, secret)
-    else:
-        target = ring.automorphism_ntt(secret, galois_element(parameters.degree, use.steps))
+    element = use.element(parameters.degree)
+    target = ring.multiply(secret, secret) if element is None else ring.automorphism_ntt(secret, element)
     special = np.array([[parameters.special % prime] for prime in ring.primes], np.uint64)
     scaled = ring.multiply(target, np.ascontiguousarray(np.broadcast_to(special, target.shape)))
     message = np.zeros_like(b)

@@ -23,6 +23,7 @@ from enclave.errors import BadInput, BadSpec
 __all__ = ["Diagonals", "Period", "weight_words"]
 
 Floats = NDArray[np.float64]
+Numbers = NDArray[np.inexact]  # real or complex
 Diagonals = Mapping[tuple[int, int], Plain]  # by giant step and baby step
 _FEWEST = 4
 
@@ -64,9 +65,9 @@ class Period:
         """At most D values, in every period: [S]."""
         return np.tile(np.pad(values, (0, self.size - len(values))), self.slots // self.size)
 
-    def diagonals(self, matrix: Floats) -> Iterator[tuple[tuple[int, int], Floats]]:
+    def diagonals(self, matrix: Numbers) -> Iterator[tuple[tuple[int, int], Numbers]]:
         """Of a matrix of at most S rows and D columns, each rotated to the right by its giant step."""
-        whole = np.zeros((self.slots, self.size))
+        whole = np.zeros((self.slots, self.size), matrix.dtype)
         whole[: matrix.shape[0], : matrix.shape[1]] = matrix
         rows = np.arange(self.slots)
         for giant in range(self.giants):
@@ -74,7 +75,7 @@ class Period:
                 columns = (rows + giant * self.baby + baby) % self.size
                 yield (giant, baby), np.roll(whole[rows, columns], giant * self.baby)
 
-    def encoded(self, evaluator: Evaluator, matrix: Floats, count: int, scale: float) -> Diagonals:
+    def encoded(self, evaluator: Evaluator, matrix: Numbers, count: int, scale: float) -> Diagonals:
         """The diagonals as plaintexts for ciphertexts of `count` primes."""
         return {place: evaluator.encode(values, count, scale) for place, values in self.diagonals(matrix)}
 

@@ -24,7 +24,7 @@ probability below 2 D 2^WEIGHT_BITS max|w| / q. `wrap_bits` states it for weight
 **Error** of a weight, after a few steps on columns of magnitude 16 and less: some 2^-20, a sixteenth of the last bit
 that is released. Noise depends on rows and keys; all that shows of it is where it rounded a weight the other way.
 
-**Cost** keys: 2 rounds, 3 with several owners; 2 rounds a step, 1 for the last; the truncation. Blocks of N / 2 rows
+**Cost** keys: 2 rounds, 3 with several owners; 2 rounds a step, 1 for the last; the truncation. Blocks of N rows
 beyond the first add a round of one word each, from the second step on. Bytes: `evaluation_keys.key_bytes`, and a step
 has 4 polynomials at the bottom from each owner and one of the whole chain to each.
 
@@ -118,7 +118,7 @@ def memory_bytes(problem: Problem) -> int:
     period = Period.of(problem.columns, parameters.degree // 2)
     if problem.loss == "squared":
         return period.size * 8 * parameters.degree * len(parameters.primes)
-    blocks = max(period.blocks(rows + problem.pseudo_rows(i)) for i, rows in enumerate(problem.rows))
+    blocks = max(pieces(problem, owner, period.slots) for owner in range(len(problem.rows)))
     return blocks * period.size * 8 * parameters.degree * (len(parameters.primes) + RowSteps.GRADIENT_PRIMES)
 
 
@@ -219,7 +219,7 @@ def _descended(engine: HeEngine, problem: Problem, rows: OwnRows | None, frac_bi
     period = Period.of(problem.columns, parameters.degree // 2)
     engine.state(_hiding(problem))
     keys = yield from engine.keys(parameters, decryptions=problem.steps)
-    uses = key_uses(problem.loss, period, len(parameters.primes)) if problem.steps > 1 else ()
+    uses = key_uses(problem, period, len(parameters.primes)) if problem.steps > 1 else ()
     evaluator = yield from evaluation_keys(engine, keys, uses)
     refresh = Refresh(engine, keys, BOTTOM)
     yield from refresh.begin()

@@ -14,7 +14,7 @@ from enclave.engines.he.rlwe import encrypt, expand, phase
 from enclave.errors import BadInput
 
 N, SCALE = 4096, 2.0**22
-USES = (KeyUse(None, 1), KeyUse(5, 2), KeyUse(-1, 1))
+USES = (KeyUse(None, 1), KeyUse(5, 2), KeyUse(-1, 1), KeyUse(None, 2, conjugates=True))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,10 @@ def test_keys_work_up_to_their_level(made: Any, parameters: Parameters) -> None:
     assert np.abs(opened(owner.rotate(low, -1)) - np.roll(values, 1)).max() < 2e-3
     shrunk = owner.lower(owner.encrypted(ring.ntt(expand(ring, b, keys.seed, 0)), SCALE), 1)
     assert np.abs(opened(owner.times(shrunk, 0.5)) - values / 2).max() < 2e-3
+    turned = owner.multiply_plain(x, owner.encode(1j * (1.0 - 2.0 * (np.arange(N // 2) % 2)), 2, 1.0))
+    assert turned.scale == x.scale, "a product with the monomial X^(N/2), exact"
+    assert np.abs(opened(owner.conjugate(owner.add(x, turned))) - values).max() < 2e-3
+    assert np.abs(opened(owner.add(turned, owner.conjugate(turned)))).max() < 2e-3, "an imaginary part alone"
     for call in (lambda: owner.rotate(x, -1), lambda: owner.square(x), lambda: buyer.rotate(x, 5)):
         with pytest.raises(BadInput):
             call()
@@ -64,7 +68,7 @@ def test_one_round_of_stated_bytes(made: Any, parameters: Parameters) -> None:
     (record,) = [r for _, r in ran.records if r[0] == "open" and r[1][0] == "he:evaluation key"]
     sizes = [size for _, _, size, *_ in record[1:]]
     words = N // 64
-    assert sizes == [8 * words * count for count in (1 * 80, 2 * 104, 1 * 80)]
+    assert sizes == [8 * words * count for count in (1 * 80, 2 * 104, 1 * 80, 2 * 104)]
     assert sum(sizes) == key_bytes(parameters, USES)
 
 

@@ -147,7 +147,7 @@ def test_one_owner_is_its_twin_in_known_rounds_and_bytes(run_he: Any) -> None:
         for label, _, size, *_ in record[1:] if record[0] == "open" else ():
             sent[label] = sent.get(label, 0) + size
     parameters = training.parameters_of("logistic")
-    uses = key_uses("logistic", Period.of(31, 8192), 7)
+    uses = key_uses(problem, Period.of(31, 8192), 7)
     assert [use.count for use in uses] == [7, 6, 6, 3, 2, *[2] * 8]
     assert sent["he:evaluation key"] == key_bytes(parameters, uses) == 21_790_720
     assert sent["he:masked"] == 3 * 4 * 16384 * 60 // 8
@@ -157,9 +157,9 @@ def test_one_owner_is_its_twin_in_known_rounds_and_bytes(run_he: Any) -> None:
 
 def test_blocks_of_rows_add_up_and_tell_the_buyer_of_progress(run_he: Any) -> None:
     g = np.random.default_rng(5)
-    x = np.c_[g.normal(size=(8500, 2)), np.ones(8500)]
-    y = (x @ [1.5, -1.0, 0.3] + g.logistic(size=8500) > 0).astype(float)
-    problem = Problem("logistic", (100, 8400), 3, True, 3, rate=1.0, l2=0.01)
+    x = np.c_[g.normal(size=(16_700, 2)), np.ones(16_700)]
+    y = (x @ [1.5, -1.0, 0.3] + g.logistic(size=16_700) > 0).astype(float)
+    problem = Problem("logistic", (100, 16_600), 3, True, 3, rate=1.0, l2=0.01)
     rows = [own_rows(problem, 0, x[:100], y[:100]), own_rows(problem, 1, x[100:], y[100:])]
     ran = run_he(3, program(problem, rows))
     assert np.abs(ran.results[2] - plain_training(problem, rows)).max() < 2e-5
