@@ -222,12 +222,17 @@ def accuracy(plan: NetworkPlan, row_bounds: np.ndarray) -> Accuracy:
     return Accuracy(tuple(float(bound.max()) for bound, _ in forms), worst)
 
 
-def check_range(plan: NetworkPlan, row_bounds: np.ndarray) -> Accuracy:
-    """Raises RangeExceeded, naming the layer, when a value could leave the numbers modulo M; the buyer asks before."""
+def check_range(plan: NetworkPlan, row_bounds: np.ndarray, spread: float = 1.0) -> Accuracy:
+    """Raises RangeExceeded, naming the layer, when a value could leave the numbers modulo M; the buyer asks before.
+
+    Args:
+        spread: what becomes of outputs is up to so many times as large.
+    """
     found = accuracy(plan, row_bounds)
     for form, bits, bound in zip(plan.network.forms, plan.form_bits, found.bounds, strict=True):
-        shift = plan.release_shift if form is plan.network.output else 0
-        limit = 2.0 ** (plan.modulus_bits - bits - shift - 1)
+        limit = 2.0 ** (plan.modulus_bits - bits - 1)
+        if form is plan.network.output:
+            limit /= 2.0**plan.release_shift * spread
         if not bound < limit:
             raise RangeExceeded(form.layer, bound, limit)
     for product, bits in zip(plan.network.products, plan.atom_bits[1:], strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from enclave.engines.he.engine import sent_by
 from enclave.engines.he.networks import NetworkPlan
 from enclave.engines.he.ring import Words
 from enclave.engines.he.wire import pack_bits, unpack_bits
-from enclave.engines.mpc.session import Item, Protocol, Session
+from enclave.engines.he.zero_forms import at_rank
+from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 
 __all__ = ["Predictions"]
 
@@ -62,28 +64,46 @@ class Predictions:
         scores = np.concatenate(parts)
         return scores if self.finish is None else self.finish(scores)
 
+    def words(self, session: Session) -> dict[int, Tensor]:
+        """Shares modulo 2^64 of every output as a part of the torus: by owner, uint64 [outputs, rows] at it and at the
+        buyer, blanks elsewhere. The unit of an output is 2^(64 - release_bits) / release_unit."""
+        outputs, found = self.plan.network.output.size, dict[int, Tensor]()
+        for owner in dict.fromkeys(owner for owner, _, _ in self.parts):
+            parts = [(rows, share) for rank, rows, share in self.parts if rank == owner]
+            shape = (outputs, sum(rows for rows, _ in parts))
+            made = partial(self._words, [share for _, share in parts if share is not None])
+            found[owner] = at_rank(session, (owner, self.buyer), shape, made)
+        return found
+
+    def _words(self, shares: list[Words]) -> Words:
+        size = [share[0].size for share in shares]
+        flat = [
+            self._torus(share, 64)[:count].reshape(share.shape[1:]) for share, count in zip(shares, size, strict=True)
+        ]
+        return np.ascontiguousarray(np.concatenate(flat).T)
+
     def _cutter(self, share: Words | None) -> Callable[[], Words]:
         def cut() -> Words:
             assert share is not None
             size = -(-share[0].size // _LANES) * _LANES
             padded = np.zeros(size, np.uint64)
-            padded[: share[0].size] = self._torus(share)[: share[0].size]
+            padded[: share[0].size] = self._torus(share, self.plan.release_bits)[: share[0].size]
             return pack_bits(padded, self.plan.release_bits)
 
         return cut
 
-    def _torus(self, share: Words) -> Words:
+    def _torus(self, share: Words, bits: int) -> Words:
         """round(2^bits (2^shift share) / M), one axis."""
         ring = self.moduli.base.lower(self.moduli.count)
         flat = np.stack([self.moduli.spread(residues) for residues in share], axis=1)
         factors = [[(1 << self.plan.release_shift) % prime] * ring.degree for prime in ring.primes]
         flat = ring.multiply(flat, np.array(factors, np.uint64))
-        return ring.to_torus(flat, self.plan.release_bits).reshape(-1)
+        return ring.to_torus(flat, bits).reshape(-1)
 
     def _joined(self, share: Words | None, words: Words) -> Floats:
         assert share is not None
         bits, size = self.plan.release_bits, share[0].size
-        total = self._torus(share)[:size] + unpack_bits(words, bits)[:size]
+        total = self._torus(share, bits)[:size] + unpack_bits(words, bits)[:size]
         signed = (total << np.uint64(64 - bits)).view(np.int64) >> np.int64(64 - bits)
         values: Floats = signed.astype(np.float64) * self.plan.release_unit
         return values.reshape(share.shape[1:])

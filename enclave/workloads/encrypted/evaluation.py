@@ -27,7 +27,7 @@ from enclave.errors import BadModel, BadSpec
 from enclave.messages import JobSpec
 from enclave.workloads.encrypted.affine import AffineForm, affine_form
 from enclave.workloads.encrypted.decisions import DecisionPlan, JobDecisions, plan_decisions
-from enclave.workloads.encrypted.networks import check_polynomial, has_products, predict_polynomial
+from enclave.workloads.encrypted.networks import check_polynomial, evaluate_polynomial, has_products
 from enclave.workloads.encrypted.rows import JobColumns, JobRows, encoding_key
 from enclave.workloads.inputs import Inputs
 from enclave.workloads.specification import row_holders
@@ -60,7 +60,7 @@ def check(spec: JobSpec) -> None:
 def evaluate(engine: Engine, spec: JobSpec, inputs: Inputs) -> Mapping[str, Secret]:
     """The outputs by name, sealed: `HeEngine.open` releases them, as `outcome.finish` expects them."""
     if has_products(spec.architecture):
-        return {"predictions": cast(Secret, predict_polynomial(cast(HeEngine, engine), spec, inputs))}
+        return cast(Mapping[str, Secret], evaluate_polynomial(cast(HeEngine, engine), spec, inputs))
     run = _Evaluation(cast(HeEngine, engine), _Job.of(spec), inputs)
     return {name: cast(Secret, run.output(name)) for name in spec.outputs}
 

@@ -2,32 +2,44 @@
 
 buyer:   multiplies out its model between the products, encrypts it      owners: encoded rows, in the clear
 all:     shares of every layer, by `engines.he.polynomial`               nothing leaves before the permit
-result:  outputs of each row; the buyer applies a final activation itself
+result:  outputs of each row, the buyer applies a final activation itself; or counts of classes, by comparing shares
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.engine import HeEngine
+from enclave.engines.he.classes import predicted
+from enclave.engines.he.counting import Decisions, decided, tallied
+from enclave.engines.he.engine import HeEngine, Releasable
 from enclave.engines.he.forms import read_network
 from enclave.engines.he.networks import NetworkPlan, check_range, plan_network
 from enclave.engines.he.polynomial import NetworkRows, predict_network
 from enclave.engines.he.predictions import Predictions
+from enclave.engines.he.ring import Words
+from enclave.engines.he.sums import Table
+from enclave.engines.he.zero_forms import at_rank
+from enclave.engines.mpc.session import Protocol, Session
 from enclave.errors import BadSpec
 from enclave.messages import Architecture, JobSpec
 from enclave.models.graph import output_shape
 from enclave.workloads.encrypted.affine import AffineForm
 from enclave.workloads.encrypted.rows import JobColumns, JobRows
 from enclave.workloads.inputs import Inputs, Rows
-from enclave.workloads.specification import HALF_RANGE, row_holders
+from enclave.workloads.specification import HALF_RANGE, class_count, row_holders
 
-__all__ = ["check_polynomial", "has_products", "predict_polynomial"]
+__all__ = ["check_polynomial", "evaluate_polynomial", "has_products", "predict_polynomial"]
 
 Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+_OUTPUTS = ("predictions", "accuracy", "confusion")
+_MOST_ROWS = 1 << 22
+_MARGIN = 8  # of 2^64: shares are rounded to a unit each, and two outputs are subtracted
 
 
 def has_products(architecture: Architecture) -> bool:
@@ -40,16 +52,96 @@ def check_polynomial(spec: JobSpec) -> NetworkPlan:
 
     Raises:
         BadModel: a layer that is no polynomial, too wide or too deep, named; it says what engine would do.
-        BadSpec: another output than predictions; rows of several owners that are to be standardised together.
+        BadSpec: an output that needs more than comparisons; rows of several owners that are to be standardised
+            together.
     """
-    others = [name for name in spec.outputs if name != "predictions"]
+    others = [name for name in spec.outputs if name not in _OUTPUTS]
     if others:
         raise BadSpec(
-            f"of a polynomial network, engine he without a dealer gives predictions alone, found {', '.join(others)}",
+            f"of a polynomial network, engine he without a dealer gives {', '.join(_OUTPUTS)}, "
+            f"found {', '.join(others)}",
             hint="name a dealer, or use --engine hybrid or --engine mpc",
         )
+    if spec.rows > _MOST_ROWS:
+        raise BadSpec(f"a polynomial network takes at most {_MOST_ROWS} encrypted rows, found {spec.rows}")
+    if "accuracy" in spec.outputs or "confusion" in spec.outputs:
+        classes, shape = class_count(spec), output_shape(spec.architecture)
+        if classes is None or shape not in ((classes,), *([(1,)] if classes == 2 else [])):
+            raise BadSpec(f"counts need a target of classes and one output for each, found outputs {shape}")
     columns = JobColumns.of(spec)
     return plan_network(read_network(spec.architecture, None, _units(spec, columns)), _limit(spec, columns))
+
+
+def evaluate_polynomial(engine: HeEngine, spec: JobSpec, inputs: Inputs) -> dict[str, Releasable]:
+    """The job's outputs by name, sealed: the network is computed once for all of them."""
+    predictions = predict_polynomial(engine, spec, inputs)
+    found: dict[str, Releasable] = {"predictions": predictions}
+    if "accuracy" in spec.outputs or "confusion" in spec.outputs:
+        truth = None
+        if inputs.rows is not None and not engine.is_buyer:
+            truth = np.asarray(inputs.rows.targets(0, inputs.rows.rows)).astype(np.int64)
+        with engine.stage("decisions"):
+            found |= _counts(engine, spec, predictions, truth)
+    return {name: found[name] for name in spec.outputs}
+
+
+def _counts(engine: HeEngine, spec: JobSpec, predictions: Predictions, truth: Integers | None) -> dict[str, Releasable]:
+    """Accuracy and confusion, sealed: comparisons of shares, see `engines.he.counting` and `engines.he.classes`."""
+    holders, plan, classes = row_holders(spec), predictions.plan, class_count(spec)
+    assert classes is not None
+    two, last = classes == 2, plan.network.final == "softmax"
+    words = {}
+    for (owner, count), outputs in zip(holders, predictions.words(engine.session).values(), strict=True):
+        made = partial(_decision if two else _scores, outputs, last)
+        shape = (count,) if two else (classes, count)
+        words[owner] = at_rank(engine.session, (owner, engine.buyer), shape, made)
+    if two:
+        decisions = engine.run(decided(engine, holders, words, plan.release_bits, _MARGIN))
+        tally = engine.run(tallied(engine, decisions))
+        return {"accuracy": tally.accuracy(truth), "confusion": tally.confusion(truth)}
+    chosen = engine.run(predicted(engine, holders, words, plan.release_bits, _MARGIN))
+    found: dict[str, Releasable] = {}
+    if "accuracy" in spec.outputs:
+        found["accuracy"] = _accuracy(engine, chosen, truth)
+    if "confusion" in spec.outputs:
+        tallies = [engine.run(tallied(engine, each)) for each in chosen]
+        found["confusion"] = Table(tuple(tally.by_class(truth, classes) for tally in tallies))
+    return found
+
+
+def _decision(outputs: Words, differences: bool) -> Words:
+    """Above 0 for class 1: the output, or the second of two less the first. [outputs, rows] modulo 2^64 -> [rows]."""
+    found: Words = outputs[1] - outputs[0] if len(outputs) == 2 else outputs[0]
+    return np.uint64(0) - found if differences else found
+
+
+def _scores(outputs: Words, differences: bool) -> Words:
+    """One row for each class: differences to the last one lack its own."""
+    return np.concatenate([outputs, np.zeros_like(outputs[:1])]) if differences else outputs
+
+
+def _accuracy(engine: HeEngine, chosen: Sequence[Decisions], truth: Integers | None) -> Releasable:
+    """Correct rows of several classes: whether a class is chosen equals whether it is true, in all classes of a correct
+    row and in all but two of a wrong one, so that the count of these says as much as that of correct rows."""
+    classes, holders = len(chosen), [(rank, len(chosen) * count) for rank, count in chosen[0].holders]
+    bits = {}
+    for rank, count in holders:
+        parts = [each.bits[rank] for each in chosen]
+        bits[rank] = at_rank(engine.session, (rank, engine.buyer), (count,), partial(np.concatenate, parts))
+    tally = engine.run(tallied(engine, Decisions(tuple(holders), bits)))
+    known = None if truth is None else (np.arange(classes)[:, None] == truth).astype(np.int64).reshape(-1)
+    return _Correct(tally.accuracy(known), classes, sum(count for _, count in chosen[0].holders))
+
+
+@dataclass(frozen=True, slots=True)
+class _Correct:
+    counts: Releasable
+    classes: int
+    rows: int
+
+    def release(self, session: Session, name: str, to: int) -> Protocol[Integers | None]:
+        found = yield from self.counts.release(session, name, to)
+        return None if found is None else np.array([self.rows - (self.classes * self.rows - int(found[0])) // 2])
 
 
 def predict_polynomial(engine: HeEngine, spec: JobSpec, inputs: Inputs) -> Predictions:
@@ -62,7 +154,7 @@ def predict_polynomial(engine: HeEngine, spec: JobSpec, inputs: Inputs) -> Predi
     if engine.is_buyer and inputs.model is not None:
         network = read_network(spec.architecture, inputs.model.weights, _units(spec, columns))
         plan = plan_network(network, _limit(spec, columns))
-        check_range(plan, columns.bounds[:-1] * factor)
+        check_range(plan, columns.bounds[:-1] * factor, spread=2.0)
     limit = _limit(spec, columns)
     parts = [
         NetworkRows(rank, count, _reader(spec, columns, factor, inputs.of(rank, engine.rank)), limit)

@@ -14,7 +14,7 @@ from enclave.workloads.encrypted import check_encrypted
 from enclave.workloads.encrypted.networks import check_polynomial
 from tests.enclave.engines.he.network_models import convolutional, dense, quadratic
 from tests.enclave.workloads.encrypted_jobs import encrypted_job, run_job
-from tests.enclave.workloads.made_jobs import number
+from tests.enclave.workloads.made_jobs import classes, number
 
 RNG = np.random.default_rng(5)
 
@@ -71,10 +71,49 @@ def test_standardised_rows() -> None:
     assert np.abs(found - forward_float(model, scaled)[:, 0]).max() < 5e-3
 
 
+@pytest.mark.parametrize(("outputs", "final"), [(1, "sigmoid"), (2, None), (2, "softmax")])
+def test_counts_of_two_classes(outputs: int, final: str | None) -> None:
+    model = dense([5, 4, outputs])
+    architecture = model.architecture if final is None else with_final(model.architecture, final)
+    x = RNG.normal(size=(80, 5)).clip(-3, 3)
+    score = forward_float(model, x)
+    score = score[:, 0] if outputs == 1 else score[:, 1] - score[:, 0]
+    truth = ((score > 0) ^ (RNG.uniform(size=80) < 0.2)).astype(np.int64)
+    spec = encrypted_job(x, classes(2), architecture, ["accuracy", "confusion", "predictions"], owners=(50, 30))
+    result = run_job(spec, x, truth, model.weights).result
+    assert result.accuracy == np.mean((score > 0) == truth)
+    assert result.confusion is not None and result.predictions is not None
+    assert result.confusion.tolist() == [
+        [int(((truth == t) & ((score > 0) == p)).sum()) for p in (0, 1)] for t in (0, 1)
+    ]
+
+
+@pytest.mark.parametrize("final", [None, "softmax"])
+def test_counts_of_several_classes(final: str | None) -> None:
+    model = dense([5, 4, 3])
+    architecture = model.architecture if final is None else with_final(model.architecture, final)
+    x = RNG.normal(size=(70, 5)).clip(-3, 3)
+    chosen = forward_float(model, x).argmax(axis=1)
+    truth = np.where(RNG.uniform(size=70) < 0.3, RNG.integers(0, 3, 70), chosen)
+    spec = encrypted_job(x, classes(3), architecture, ["accuracy", "confusion"], owners=(50, 20))
+    result = run_job(spec, x, truth, model.weights).result
+    assert result.accuracy == np.mean(chosen == truth)
+    assert result.confusion is not None
+    assert result.confusion.tolist() == [
+        [int(((truth == t) & (chosen == p)).sum()) for p in range(3)] for t in range(3)
+    ]
+
+
+def test_counts_of_what_the_outputs_are_not_are_refused() -> None:
+    spec = encrypted_job(RNG.normal(size=(9, 5)), classes(3), dense([5, 4, 2]).architecture, ["accuracy"])
+    with pytest.raises(BadSpec, match=r"one output for each, found outputs \(2,\)"):
+        check_polynomial(spec)
+
+
 def test_other_outputs_are_refused() -> None:
     x = RNG.normal(size=(20, 5))
     spec = encrypted_job(x, number(-1.0, 1.0), dense([5, 4, 1]).architecture, ["predictions", "rmse"])
-    with pytest.raises(BadSpec, match="predictions alone, found rmse") as caught:
+    with pytest.raises(BadSpec, match="predictions, accuracy, confusion, found rmse") as caught:
         check_polynomial(spec)
     assert "hybrid" in caught.value.hint
 
