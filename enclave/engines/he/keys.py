@@ -136,9 +136,10 @@ class PublicKey:
 
     - c0 under a mask uniform modulo q on every coefficient that is sent, or c0 not sent at all: nothing. c0 tells
       nothing of u then, and c1 is pseudo-random (RLWE) since a is not its maker's choice.
-    - one coefficient of c0 is sent: that one number, with part of u in it, and no more.
-    - c0 is only flooded, as released scores are: a large b makes u stand out of the flood, so that a u can be taken
-      off c1 again. What is left, sum_j x_j a_j + e1, is hard to solve for a full block of rows, easy for a few.
+    - one coefficient of c0 is sent: that one number, with a little of u in it, and no more.
+    - c0 is only flooded: a large b makes u stand out of the flood in the coefficients that are sent. Where all are,
+      a u can be taken off c1 again; what is left, sum_j x_j a_j + e1, gives the rows to a search or to lattice
+      reduction if few numbers are unknown, and otherwise there is no proof that it does not.
 
     Flooding is therefore for a key holder whose public key is what it should be, and says so in its statements.
 
