@@ -44,7 +44,7 @@ from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 from enclave.engines.mpc.tape import Blank
 from enclave.errors import BadSpec
 
-__all__ = ["BitsOf", "Draws", "Forms", "Layout", "answered", "any_zero", "at_rank", "hiding", "small_slots"]
+__all__ = ["MOST", "BitsOf", "Draws", "Forms", "Layout", "answered", "any_zero", "at_rank", "hiding", "small_slots"]
 
 CHUNK_BLOCKS = 8
 MOST = 63  # bits of a row

@@ -20,6 +20,7 @@ from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.scoring import RANGE
 from enclave.engines.he.shares import rounding_deviation
 from enclave.engines.he.sums import Table
+from enclave.engines.he.zero_forms import MOST
 from enclave.engines.mpc.session import together
 from enclave.errors import BadSpec
 from enclave.messages import JobSpec
@@ -56,12 +57,19 @@ class DecisionPlan:
 def plan_decisions(spec: JobSpec, columns: JobColumns, form: AffineForm, output: str) -> DecisionPlan:
     """The plan of an output, "accuracy" or "confusion".
 
-    Raises: BadSpec: a target without classes, more than two for a confusion, outputs that are not the classes', or
-        ranges that no parameters have room for.
+    Raises: BadSpec: a target without classes, too many of them, outputs that are not the classes', or ranges that no
+        parameters have room for.
     """
     classes = class_count(spec)
     if classes is None or form.shape not in ((classes,), *([(1,)] if classes == 2 else [])):
-        raise BadSpec(f"{output} needs a target of classes and one output for each, found outputs {form.shape}")
+        raise BadSpec(
+            f"{output} needs a target of classes and one output for each, found {classes} and outputs {form.shape}"
+        )
+    if classes > MOST + 1:
+        raise BadSpec(
+            f"engine he without a dealer decides between at most {MOST + 1} classes, found {classes}",
+            hint="name a dealer, or use --engine hybrid or --engine mpc",
+        )
     width, magnitude = len(columns.bounds), columns.magnitude
     rows = max(count for _, count in row_holders(spec))
     # The largest score is 1, so the root of the sum of squares of the weights is at most 2 / magnitude: see `scoring`.

@@ -143,8 +143,9 @@ def test_the_matrix_of_a_model_of_zeros() -> None:
     assert found is not None and found.tolist() == [[20, 0, 0]] * 3
 
 
-def test_what_needs_a_dealer() -> None:
-    spec: Any = encrypted_job(X, classes(2), dense_architecture(5, [], 1), ["auc"])
+@pytest.mark.parametrize(("count", "outputs", "name"), [(65, 65, "accuracy"), (2, 1, "auc")])
+def test_what_needs_a_dealer(count: int, outputs: int, name: str) -> None:
+    spec: Any = encrypted_job(X, classes(count), dense_architecture(5, [], outputs), [name])
     with pytest.raises(BadSpec) as caught:
         check_spec(spec)
     assert "dealer" in caught.value.hint
