@@ -76,6 +76,15 @@ class NetworkPlan:
         """The step between two released values."""
         return math.exp2(self.modulus_bits - self.release_bits - self.form_bits[-1] - self.release_shift)
 
+    def describe(self) -> str:
+        """One line for people."""
+        sizes = " -> ".join(str(form.size) for form in self.network.forms)
+        return (
+            f"{self.network.inputs} -> {sizes}, {len(self.network.products)} products: {self.parameters.describe()}, "
+            f"numbers of {self.modulus_bits:.0f} bits, rows to 2^-{self.row_bits}, weights to 2^-{self.weight_bits}, "
+            f"outputs to 2^{math.log2(self.release_unit):.0f}"
+        )
+
     @property
     def chunk_rows(self) -> int:
         """Rows that are computed at one time, so that memory and messages stay bounded."""

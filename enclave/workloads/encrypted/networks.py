@@ -7,7 +7,7 @@ result:  outputs of each row, the buyer applies a final activation itself; or co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,14 +18,14 @@ from enclave.engines.he.classes import predicted
 from enclave.engines.he.counting import Decisions, decided, tallied
 from enclave.engines.he.engine import HeEngine, Releasable
 from enclave.engines.he.forms import read_network
-from enclave.engines.he.networks import NetworkPlan, check_range, plan_network
+from enclave.engines.he.networks import Accuracy, NetworkPlan, check_range, plan_network
 from enclave.engines.he.polynomial import NetworkRows, predict_network
 from enclave.engines.he.predictions import Predictions
 from enclave.engines.he.ring import Words
 from enclave.engines.he.sums import Table
 from enclave.engines.he.zero_forms import at_rank
 from enclave.engines.mpc.session import Protocol, Session
-from enclave.errors import BadSpec
+from enclave.errors import BadModel, BadSpec, RangeExceeded
 from enclave.messages import Architecture, JobSpec
 from enclave.models.graph import output_shape
 from enclave.workloads.encrypted.affine import AffineForm
@@ -33,7 +33,7 @@ from enclave.workloads.encrypted.rows import JobColumns, JobRows
 from enclave.workloads.inputs import Inputs, Rows
 from enclave.workloads.specification import HALF_RANGE, class_count, row_holders
 
-__all__ = ["check_polynomial", "evaluate_polynomial", "has_products", "predict_polynomial"]
+__all__ = ["check_polynomial", "check_weights", "evaluate_polynomial", "has_products", "predict_polynomial"]
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -70,6 +70,16 @@ def check_polynomial(spec: JobSpec) -> NetworkPlan:
             raise BadSpec(f"counts need a target of classes and one output for each, found outputs {shape}")
     columns = JobColumns.of(spec)
     return plan_network(read_network(spec.architecture, None, _units(spec, columns)), _limit(spec, columns))
+
+
+def check_weights(spec: JobSpec, weights: Mapping[str, Floats]) -> Accuracy:
+    """What a buyer asks before it proposes a job: the bounds of its network's values, and of the outputs' error.
+
+    Raises: RangeExceeded: naming the layer whose values could leave the numbers that are planned for.
+    """
+    columns = JobColumns.of(spec)
+    network = read_network(spec.architecture, weights, _units(spec, columns))
+    return check_range(plan_network(network, _limit(spec, columns)), columns.bounds[:-1] * _factor(spec), spread=2.0)
 
 
 def evaluate_polynomial(engine: HeEngine, spec: JobSpec, inputs: Inputs) -> dict[str, Releasable]:
@@ -147,14 +157,18 @@ class _Correct:
 def predict_polynomial(engine: HeEngine, spec: JobSpec, inputs: Inputs) -> Predictions:
     """The outputs of the job's network, sealed.
 
-    Raises: RangeExceeded: at the buyer, before it sends anything: values could leave the numbers that are planned for.
+    Raises: BadModel: at the buyer, before it sends anything: values of a layer could leave the numbers that are planned
+        for. Others learn the layer from it; how far they go, which `check_weights` says, is the buyer's own business.
     """
     columns, factor = JobColumns.of(spec), _factor(spec)
     plan = check_polynomial(spec)
     if engine.is_buyer and inputs.model is not None:
         network = read_network(spec.architecture, inputs.model.weights, _units(spec, columns))
         plan = plan_network(network, _limit(spec, columns))
-        check_range(plan, columns.bounds[:-1] * factor, spread=2.0)
+        try:
+            check_weights(spec, inputs.model.weights)
+        except RangeExceeded as error:
+            raise BadModel(f"values at {error.layer} can leave the range that is planned for the network") from None
     limit = _limit(spec, columns)
     parts = [
         NetworkRows(rank, count, _reader(spec, columns, factor, inputs.of(rank, engine.rank)), limit)

@@ -11,7 +11,7 @@ from enclave.models.model import Model
 from enclave.models.reference import forward_float
 from enclave.workloads import check_spec
 from enclave.workloads.encrypted import check_encrypted
-from enclave.workloads.encrypted.networks import check_polynomial
+from enclave.workloads.encrypted.networks import check_polynomial, check_weights
 from tests.enclave.engines.he.network_models import convolutional, dense, quadratic
 from tests.enclave.workloads.encrypted_jobs import encrypted_job, run_job
 from tests.enclave.workloads.made_jobs import classes, number
@@ -147,8 +147,13 @@ def test_values_out_of_range_are_refused_at_the_buyer() -> None:
     x = RNG.normal(size=(9, 5))
     spec = encrypted_job(x, None, model.architecture, ["predictions"])
     check_spec(spec)
-    with pytest.raises(RangeExceeded, match="dense"):
+    with pytest.raises(RangeExceeded, match=r"dense1 can reach [\d.e+]+"):
+        check_weights(spec, weights)
+    with pytest.raises(BadModel, match="values at dense1 can leave the range") as caught:
         run_job(spec, x, np.zeros(9), weights)
+    assert not any(letter.isdigit() for letter in str(caught.value).replace("dense1", "")), "a bound tells of weights"
+    stated = check_weights(spec, model.weights)
+    assert stated.error < 1.0
 
 
 def test_images() -> None:

@@ -85,6 +85,14 @@ def test_large_rows_take_more_moduli() -> None:
     assert [plan_network(network, magnitude).moduli for magnitude in (2.0, 8.0, 180.0, 1000.0)] == [2, 2, 3, 3]
 
 
+def test_a_plan_describes_itself() -> None:
+    said = plan_network(read_network(dense([5, 4, 3]).architecture)).describe()
+    assert said == (
+        "5 -> 4 -> 3, 1 products: bfv N=8192 [50+50+50+50] 200 of 218 bits, numbers of 100 bits, rows to 2^-14, "
+        "weights to 2^-14, outputs to 2^-20"
+    )
+
+
 def test_rows_are_taken_in_chunks_that_fit_in_memory() -> None:
     assert plan_network(read_network(dense([30, 16, 1]).architecture)).chunk_rows == 8192
     assert plan_network(read_network(convolutional(28, 4, 7, 3).architecture)).chunk_rows == (1 << 20) // (64 * 49)
