@@ -192,8 +192,10 @@ def any_zero(
             there alone. own: the owner's.
 
     Returns: this rank's bits, uint64 [rows], at the buyer and at the owner; a blank elsewhere.
+
+    Several that run `together` share a key if `engine.keys(slot_parameters())` was run before.
     """
-    keys = yield from engine.keys(slot_parameters())
+    keys = yield from engine.keys(slot_parameters(), decryptions=layout.blocks * layout.answers)
     engine.state(hiding(label))
     side = _Side(engine, keys, owner, layout, label)
     shares, answer = [], None

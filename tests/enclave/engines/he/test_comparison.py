@@ -169,6 +169,12 @@ def test_values_and_place_do_not_depend_on_where_numbers_differ(keys: _Keys) -> 
     assert np.abs(places[0] - places[1]).max() < 6 * np.sqrt(2 / 7 / 2048)
 
 
+def test_rows_in_several_slots_hide_too(keys: _Keys) -> None:
+    x, y = _case(True)
+    assert layout_of(500, 6).copies == 7
+    assert _suspicions(keys.view(x[:500], y[:500], 6)[0]) == set()
+
+
 def test_equal_numbers_hide_too(keys: _Keys) -> None:
     x = np.arange(4096, dtype=np.uint64) % np.uint64(64)
     assert _suspicions(keys.view(x, x, 6)[0]) == set()
