@@ -80,9 +80,13 @@ class Packing:
         """[n, columns] -> [n stride, groups]: the coefficients of each group's polynomial. What is missing is zero."""
         if self.stride == 1:
             return rows
-        missing = self.groups * self.stride - self.columns
-        padded = np.pad(rows, ((0, 0), (0, missing))).reshape(len(rows), self.groups, self.stride)
-        return padded[:, :, ::-1].transpose(0, 2, 1).reshape(-1, self.groups)
+        found = np.zeros((len(rows), self.stride, self.groups))
+        full, rest = divmod(self.columns, self.stride)
+        whole = rows[:, : full * self.stride].reshape(len(rows), full, self.stride)
+        found[:, ::-1, :full] = whole.transpose(0, 2, 1)
+        if rest:
+            found[:, self.stride - rest :, full] = rows[:, full * self.stride :][:, ::-1]
+        return found.reshape(-1, self.groups)
 
     def grouped(self, weights: NDArray[Any]) -> NDArray[Any]:
         """[columns, ...] -> [groups, stride, ...]: the coefficients of each group's ciphertext."""
