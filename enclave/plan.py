@@ -74,7 +74,8 @@ class Plan:
         largest_tensor_bytes: the largest tensor that any party or the dealer has in hand; what bounds their memory.
         uses_torch: whether some product is large enough for torch, whose import takes seconds.
         engine: "mpc", "hybrid" or "he".
-        hiding: what hides the owners' rows in each kind of ciphertext that leaves them; empty without encryption.
+        hiding: what hides the owners' rows in each kind of ciphertext that leaves them, and under "hybrid" each layer
+            whose rows are masked, and why; empty under "mpc".
     """
 
     digest: bytes
@@ -117,7 +118,7 @@ def encrypted_work_s(plan: Plan, spec: JobSpec) -> float:
     A rough law of rows and columns, fitted like that of bytes. It knows nothing of layers after the first: a
     convolution or a deep polynomial takes longer.
     """
-    if not plan.hiding:
+    if not any(hiding.encrypted for hiding in plan.hiding):
         return 0.0
     width = spec.encoding.width
     values = spec.rows * width

@@ -5,12 +5,14 @@ buyer, knows in the clear: the buyer sends its weights encrypted, once, each own
 with them, and the product becomes shares (`he.shared_products`). Rows leave their owner in no form then, not even
 masked, and what travels does not depend on their width. The rest, metrics included, runs on shares with the dealer.
 
-Which products are encrypted follows from shapes alone, so that all parties, the plan and the dealer agree; the plan
-lists them as `statements`.
+The rule is public and follows from shapes alone, so that all parties, the plan and the dealer agree: a product is
+encrypted wherever `MOST_QUERIES` and `MOST_MORE_BYTES` allow, even where masks would send less, since who asks for this
+engine wants rows to stay at home. The plan lists every product of rows in `statements`: encrypted, or masked and why.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -34,14 +36,19 @@ from enclave.engines.mpc.tape import Array
 from enclave.engines.mpc.tensor import Part, RingTensor
 from enclave.errors import BadSpec
 
-__all__ = ["MOST_QUERIES", "HybridEngine", "engine_for"]
+__all__ = ["MOST_MORE_BYTES", "MOST_QUERIES", "HybridEngine", "engine_for"]
 
 Shape = tuple[int, ...]
 U = np.uint64
 
 # Ciphertexts of weights in one product: 100 MB for the buyer to send to each owner, and 270 MB in an owner's memory.
 MOST_QUERIES = 2048
+# What an encrypted product may send more than a masked one: 1.3 s at 100 Mbit/s, about what keys and imports take
+# anyway. A small job, whose one encrypted layer costs a few MB, never comes near it; a convolution over many images
+# or a wide layer over few, which would send tens of times what masks do, is kept from it.
+MOST_MORE_BYTES = 16 << 20
 _USUAL_ROWS = 4096  # of one block
+_READ_ONCE = "weights that one party knows, or rows that are read once"  # a training has neither, in no step
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +101,14 @@ class HybridEngine(MpcEngine):
 
     Weights that are shared are encrypted too, share by share, each under a key of its holder: such as a first layer
     into which the standardisation of several owners' rows was folded. Only where rows are read once: a training masks
-    them once for all its epochs.
+    them once for all its epochs, and none of its products, nor its first, has weights that one rank knows.
+
+    What is feasible is encrypted: at most `MOST_QUERIES` ciphertexts of weights, and at most `MOST_MORE_BYTES` more
+    than masks would send in the whole job. The rest is masked, as by `MpcEngine`.
 
     Args:
         rows: of the whole job by the rank that holds them, when each is read once; None: not known.
-        always: encrypt even where masking rows would send less: rows must not leave their owner, and what cannot be
-            encrypted is refused. Otherwise it is masked, as by `MpcEngine`.
+        always: rows must not leave their owner: bytes do not count, and what cannot be encrypted is refused.
     """
 
     def __init__(
@@ -115,12 +124,15 @@ class HybridEngine(MpcEngine):
         self._rows, self._always = dict(rows or {}), always
         receivers = tuple(sorted(self._rows)) or tuple(range(session.parties))
         self._encrypted = SharedProducts(session, frac_bits, receivers)
-        self._packings: dict[tuple[RingTensor, Bilinear], MatrixPacking | None] = {}
+        self._packings: dict[tuple[RingTensor, Bilinear], MatrixPacking | str] = {}
         self._statements: dict[Hiding, None] = {}
 
     @property
     def statements(self) -> tuple[Hiding, ...]:
-        """What hides the owners' rows, for each layer that goes by encryption. The same at all ranks."""
+        """What hides the owners' rows in each layer that reads them: encryption, or masks and why. Equal at all ranks.
+
+        Masks of shares hide all there is: infinitely many bits.
+        """
         return tuple(self._statements)
 
     def _product(self, op: Bilinear, x: RingTensor, y: RingTensor, lazy: bool = False) -> RingTensor:
@@ -128,11 +140,9 @@ class HybridEngine(MpcEngine):
         product = self._eligible(op, x, y)
         if product is None:
             return super()._product(op, x, y, lazy)
-        if (y, op) not in self._packings:
-            # Once for all blocks: those that a plan records once and repeats must not send weights.
-            self._packings[y, op] = self._packing(product, x, y)
-        packing = self._packings[y, op]
-        if packing is None:
+        packing = product if isinstance(product, str) else self._packing_of(product, x, y)
+        if isinstance(product, str) or isinstance(packing, str):
+            self._mask(str(packing))
             return super()._product(op, x, y, lazy)
         self._statements[hiding(self._here)] = None
         plain = y.parts[0].plain if len(y.parts) == 1 else y.share
@@ -148,53 +158,65 @@ class HybridEngine(MpcEngine):
         """Who knows the weights, or has a share of them."""
         return (weights.parts[0].holder,) if len(weights.parts) == 1 else tuple(range(self.session.parties))
 
-    def _eligible(self, op: Bilinear, x: RingTensor, y: RingTensor) -> _Matrices | None:
-        """The product as one of matrices, if each row is known to somebody, and not all there is to one."""
+    def _eligible(self, op: Bilinear, x: RingTensor, y: RingTensor) -> _Matrices | str | None:
+        """The product as one of matrices, if each row is known to somebody, and not all there is to one.
+
+        Or what it would take to encrypt it; None: it is no product of rows with what others have.
+        """
         if not isinstance(op, MatMul | Conv2d) or not x.parts or x.frac_bits != self._frac_bits:
             return None
+        if all((part.holder,) == self._holders(y) for part in x.parts):
+            return None
+        if len(y.parts) != 1 and not (self._rows or self._always):
+            return _READ_ONCE
         if y.frac_bits != self._frac_bits:
-            self._mask(f"weights of {self._frac_bits} fractional bits")
-        elif op.transpose_x if isinstance(op, MatMul) else op.groups != 1:
-            self._mask("rows as they are, in one group of channels")
-        elif len(y.parts) != 1 and not (self._rows or self._always):
-            return None  # read again and again
-        elif any(part.holder not in self._encrypted.receivers for part in x.parts):
-            self._mask("rows of those who bring the job's rows")
-        elif any((part.holder,) != self._holders(y) for part in x.parts):
-            return _Matrices(op, x.shape, y.shape)
-        return None
+            return f"weights of {self._frac_bits} fractional bits"
+        if op.transpose_x if isinstance(op, MatMul) else op.groups != 1:
+            return "rows as they are, in one group of channels"
+        if any(part.holder not in self._encrypted.receivers for part in x.parts):
+            return "rows of those who bring the job's rows"
+        return _Matrices(op, x.shape, y.shape)
 
-    def _mask(self, expected: str) -> None:
+    def _mask(self, needs: str) -> None:
         """Rows are to be masked; raises BadSpec where they must not leave their owner."""
         if self._always:
-            raise BadSpec(f"{self._here}: expected {expected}, to be encrypted", hint="engine hybrid or mpc would do")
+            raise BadSpec(f"{self._here}: expected {needs}, to be encrypted", hint="engine hybrid or mpc would do")
+        label = "every layer" if needs == _READ_ONCE else self._here
+        self._statements[Hiding(label, math.inf, f"masked, because encryption takes {needs}")] = None
 
     @property
     def _here(self) -> str:
         return self.session.stage or "product"
 
-    def _packing(self, product: _Matrices, x: RingTensor, y: RingTensor) -> MatrixPacking | None:
-        """Chosen from shapes alone; None: masking is better, or must do."""
+    def _packing_of(self, product: _Matrices, x: RingTensor, y: RingTensor) -> MatrixPacking | str:
+        """Chosen once for all blocks: those that a plan records once and repeats must not send weights."""
+        key = (y, product.op)
+        if key not in self._packings:
+            self._packings[key] = self._packing(product, x, y)
+        return self._packings[key]
+
+    def _packing(self, product: _Matrices, x: RingTensor, y: RingTensor) -> MatrixPacking | str:
+        """Chosen from shapes alone; or what it would take to encrypt the product."""
         holders = self._holders(y)
         encrypted, others = self._encrypted, self.session.parties - 1
         degree, (n, inputs, outputs) = encrypted.parameters.degree, product.matrix
         query = encrypted.query_bytes * sum(len(encrypted.others(holder)) for holder in holders)
         answer = encrypted.answer_bytes * (1 if len(holders) == 1 else others)
         if outputs > degree:
-            self._mask(f"at most {degree} outputs, found {outputs}")
-            return None
+            return f"at most {degree} outputs, found {outputs}"
         blocks = self._blocks(x.shape[0])
         counts = tuple((rows * n // x.shape[0], count) for rows, count in blocks)
         packing = _cheapest(degree, inputs, outputs, counts, answer / query)
         if packing.groups > MOST_QUERIES:
-            self._mask(f"at most {MOST_QUERIES} ciphertexts of weights, found {packing.groups}")
-            return None
+            return f"at most {MOST_QUERIES} ciphertexts of weights, found {packing.groups}"
         # One more for the public key.
         sent = (1 + packing.groups) * query + _answers(packing, counts) * answer
         # Masked once each, to all others; and a dealt share of the product.
         rows = sum(rows * count for rows, count in blocks)
         masked = 8 * (others * (x.size // x.shape[0] * rows + y.size) + rows * n // x.shape[0] * outputs)
-        return packing if self._always or sent < masked else None
+        if self._always or sent - masked <= MOST_MORE_BYTES:
+            return packing
+        return f"at most {MOST_MORE_BYTES >> 20} MiB more than masks, found {(sent - masked) / 2**20:,.0f}"
 
     def _blocks(self, rows: int) -> tuple[tuple[int, int], ...]:
         """(rows, how many blocks of so many) that will be read in all, the first of which has `rows`.
@@ -225,8 +247,9 @@ def _cheapest(
         counts: (rows, how many products with so many).
     """
     sizes = range(1, min(inputs, degree // outputs) + 1)
-    found = (MatrixPacking(degree, inputs, outputs, size) for size in sizes)
-    return min(found, key=lambda packing: packing.groups + price * _answers(packing, counts))
+    found = [MatrixPacking(degree, inputs, outputs, size) for size in sizes]
+    feasible = [packing for packing in found if packing.groups <= MOST_QUERIES]
+    return min(feasible or found[-1:], key=lambda packing: packing.groups + price * _answers(packing, counts))
 
 
 def engine_for(
@@ -240,8 +263,8 @@ def engine_for(
     """The engine of a job, as its specification names it.
 
     Args:
-        engine: "mpc"; "hybrid", which encrypts what is cheaper so; "he", which encrypts whatever rows and weights meet
-            and, without a dealer, opens nothing but its outputs.
+        engine: "mpc"; "hybrid", which encrypts where rows and weights meet as far as that is feasible; "he", which
+            does so always and, without a dealer, opens nothing but its outputs.
         rows: of the whole job by rank, if each is read once, see `HybridEngine`.
         encodings: where an owner keeps encoded rows, if it does; "he" alone has a use for them.
     """

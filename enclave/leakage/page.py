@@ -198,9 +198,10 @@ def _hiding(report: LeakageReport) -> str:
         "What an owner computes from its own rows leaves it inside ciphertexts, whose noise and unused places could "
         "tell more than the result. What is added before they leave covers that: the number of bits says how well. "
         "At 40 bits, whoever has the key tells the real ciphertext from one made without the rows with a chance of "
-        "at most one in 2^40."
+        "at most one in 2^40. A line that says masked is no ciphertext: these rows left under one-time masks, which "
+        "hide all bits, for the reason that it gives."
     )
-    return _section("Ciphertexts that left an owner", note, _table(("What", "#Hidden bits", "How"), rows))
+    return _section("What hid the rows", note, _table(("What", "#Hidden bits", "How"), rows))
 
 
 def _claims(report: LeakageReport) -> str:

@@ -123,7 +123,8 @@ class LeakageReport:
         findings: empty when nothing was found. `checks` says how many things were looked at.
         planned_rounds, rounds: by plan, and counted at this party.
         plan_digest, spec_digest, transcript_digest: hex.
-        hiding: what hides the owners' rows in the ciphertexts that leave them; empty where nothing is encrypted.
+        hiding: what hides the owners' rows in the ciphertexts that leave them, and what the engine "hybrid" masked
+            instead, and why; empty under "mpc".
         links: the plan's links, measured where this party is one end.
         transcript_equals_plan: step by step, as this party's session found.
         claims: lines "key=value", computed from the configuration that ran.

@@ -38,7 +38,7 @@ def quote_text(quote: Quote) -> str:
 
 def _hiding_text(quote: Quote) -> str:
     rows = [(h.label, "all" if h.bits is None else f"{h.bits:.0f}", h.method) for h in quote.hiding]
-    return table(("ciphertexts that leave an owner", "hidden bits", "by"), rows, right=(1,))
+    return table(("rows leave an owner in", "hidden bits", "by"), rows, right=(1,))
 
 
 def _engines_text(quote: Quote) -> str:

@@ -67,9 +67,8 @@ def _job_text(job: Job, console: Console) -> str:
 def _hiding(job: Job) -> list[str]:
     if job.engine == "mpc":
         return []
-    said = [f"{label}: {'all' if bits is None else f'{bits:.0f} bits'}" for label, bits in job.hiding]
-    text = f"hide the rows by {'; '.join(said)}" if said else "there were none: masked rows send less here"
-    return [f"  Ciphertexts that left an owner: {text}", ""]
+    said = [f"{label}, {'masked' if bits is None else f'encrypted, {bits:.0f} bits'}" for label, bits in job.hiding]
+    return [f"  How rows were hidden where they met weights: {'; '.join(said)}", ""]
 
 
 def _seen(job: Job, console: Console) -> list[str]:

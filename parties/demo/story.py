@@ -154,11 +154,12 @@ def _evaluations(stage: _Stage) -> Iterator[Job]:
 
 _ENGINE_TEXTS = {
     "mpc": f"\nmpc: everything is computed on shares, with randomness that the {DEALER} deals.",
-    "hybrid": "\nhybrid: rows meet encrypted weights where that sends less, as for wide or many rows; else as mpc.",
+    "hybrid": f"\nhybrid: rows stay at home and meet the {BUYER}'s encrypted weights there; the rest as mpc.",
     "he": f"\nhe: the {BUYER}'s weights travel encrypted, and there is no dealer: no third party has a part in it.",
 }
 
 
+_TRAINING_TEXT = "\nhybrid: weights in training are shared, and nobody's to encrypt; rows are masked, as by mpc."
 _SORTING_TEXT = "\nhe, for an AUC: encrypted scores become shares, to be sorted; the dealer is needed for that alone."
 
 
@@ -168,7 +169,7 @@ def _trainings(stage: _Stage) -> Iterator[Job]:
     here = _encoded(stage, features)
     stage.say(f"\nNow the {BUYER} has a logistic regression trained on the rows of all three clinics together.")
     for engine in ENGINES:
-        stage.say(_ENGINE_TEXTS[engine])
+        stage.say(_TRAINING_TEXT if engine == "hybrid" else _ENGINE_TEXTS[engine])
         with Buyer(stage.homes[BUYER], progress=stage.report) as buyer:
             result = buyer.train(
                 FULL_STEPS if engine == "he" else SCHEDULE,

@@ -53,11 +53,11 @@ _BUTTERFLY_S = 1e-9  # CPU time of one butterfly of a transform, for comparing p
 
 @dataclass(frozen=True, slots=True)
 class Hiding:
-    """What hides an owner's rows in one kind of ciphertext that leaves it.
+    """What hides an owner's rows in one kind of ciphertext that leaves it, or in masked shares of them.
 
     Attributes:
         bits: -log2 of the distance from what does not depend on the rows, for a whole ciphertext; for a method with
-            distance 0, the bits of the assumption that the rest stands on.
+            distance 0, the bits of the assumption that the rest stands on, infinitely many for masked shares.
         method: for people.
     """
 
@@ -67,7 +67,12 @@ class Hiding:
 
     def describe(self) -> str:
         """One line for people."""
-        return f"{self.label}: {math.floor(self.bits)} bits, {self.method}"
+        return f"{self.label}: {math.floor(self.bits) if self.encrypted else 'all'} bits, {self.method}"
+
+    @property
+    def encrypted(self) -> bool:
+        """Not so for masked shares."""
+        return math.isfinite(self.bits)
 
 
 @dataclass(frozen=True, slots=True)

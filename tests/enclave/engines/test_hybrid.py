@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,19 +12,16 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 
 from enclave.channel.memory import memory_network
-from enclave.engines.hybrid import MOST_QUERIES, HybridEngine, engine_for
-from enclave.engines.interface import Engine, Permit
-from enclave.engines.mpc.engine import MpcEngine
+from enclave.engines.hybrid import HybridEngine, engine_for
+from enclave.engines.interface import Permit
 from enclave.engines.mpc.protocols.arithmetic import Conv2d
 from enclave.engines.mpc.ranks import DealerSession, PartySession
 from enclave.engines.mpc.recorder import Recorder
 from enclave.engines.mpc.session import Item, Session
-from enclave.errors import BadInput, BadSpec
-from enclave.executor.session import plan_job
-from enclave.messages import Architecture, JobSpec, Layer, TensorType, Training
+from enclave.errors import BadInput
+from enclave.messages import Architecture, JobSpec, Layer, TensorType
 from enclave.models import dense_architecture
 from enclave.models.lenet import lenet_architecture
-from enclave.plan import Plan, make_plan
 from enclave.workloads import Inputs, Result, finish, release, row_holders, run
 from tests.enclave.workloads.made_jobs import ArrayRows, NamedWeights, classes, holders, job, result
 from tests.enclave.workloads.ranks import at_every_rank
@@ -115,156 +111,6 @@ def test_large_products_wrap_as_words_do() -> None:
     expected = (_fixed(x) @ _fixed(w) + (1 << 63)) % (1 << 64) - (1 << 63)
     # the noise grows with the rows: still 2^-20 of what they are
     assert np.abs((found.astype(object) - expected).astype(np.float64)).max() < 2**30
-
-
-# ---- what it costs, and when it is chosen
-
-
-def _planned(rows: int, block: int, inputs: int, outputs: int, engine: str, parties: int = 2) -> Plan:
-    """All rows are the first party's, weights the last one's; those between could have rows too."""
-
-    def workload(planned: Engine) -> None:
-        weights = planned.private(None, (inputs, outputs), parties - 1)
-
-        def body(count: int) -> None:
-            planned.matmul(planned.private(None, (count, inputs), 0), weights, lazy=True)
-
-        with planned.stage("layer"):
-            body(block)
-            for _ in planned.repeat(rows // block - 1):
-                body(block)
-            if rows % block:
-                body(rows % block)
-
-    return make_plan(
-        parties, 20, workload, engine=engine, rows={rank: rows if rank == 0 else 0 for rank in range(parties - 1)}
-    )
-
-
-def _bytes(plan: Plan) -> int:
-    return sum(plan.link_bytes.values())
-
-
-def test_bytes_and_rounds_of_the_wide_matrix() -> None:
-    masked, encrypted = (_planned(100_000, 4096, 200, 1, engine) for engine in ("mpc", "hybrid"))
-    assert _bytes(masked) == 160_801_600
-    # 50 kB for the key and each of 50 ciphertexts of weights, 26 kB for each of 98 answers
-    assert _bytes(encrypted) == 51 * 51_200 + 98 * 26_624 == 5_220_352
-    assert encrypted.link_bytes == {(0, 1): 98 * 26_624, (1, 0): 51 * 51_200}
-    assert (masked.rounds, encrypted.rounds) == (25, 26)
-    assert encrypted.dealer_bytes == 0
-    assert _bytes(masked) > 20 * _bytes(encrypted)
-
-
-def test_weights_go_once_to_every_owner() -> None:
-    plan = _planned(12_000, 4096, 30, 1, "hybrid", parties=4)
-    query = plan.link_bytes[(3, 0)]
-    assert plan.link_bytes == {(0, 3): plan.link_bytes[(0, 3)], (3, 0): query, (3, 1): query, (3, 2): query}
-    assert plan.rounds == 4
-
-
-@pytest.mark.parametrize(
-    ("rows", "inputs", "outputs", "encrypted"),
-    [
-        (100_000, 200, 1, True),
-        (100_000, 30, 1, True),
-        (60_000, 784, 128, True),
-        (1_000, 784, 128, False),
-        (2_000, 30, 1, True),
-        (1_000, 30, 1, False),
-        (4_096, 1, 1, False),
-    ],
-)
-def test_the_engine_takes_what_sends_less(rows: int, inputs: int, outputs: int, encrypted: bool) -> None:
-    block = min(rows, 4096)
-    found, masked, strict = (_planned(rows, block, inputs, outputs, e) for e in ("hybrid", "mpc", "he"))
-    assert bool(found.hiding) == encrypted
-    assert (found.digest == masked.digest) != encrypted
-    assert _bytes(found) <= min(_bytes(masked), _bytes(strict))
-    assert [statement.label for statement in strict.hiding] == ["layer"]
-    assert strict.hiding[0].bits == 128 and "re-randomised" in strict.hiding[0].method
-
-
-def test_too_many_ciphertexts_of_weights_are_masked_or_refused() -> None:
-    inputs = MOST_QUERIES + 1
-    # so many outputs that groups of columns do not fit
-    assert not _planned(10_000, 5_000, inputs, 4096, "hybrid").hiding
-    with pytest.raises(BadSpec, match=f"layer: expected at most {MOST_QUERIES} ciphertexts of weights, found {inputs}"):
-        _planned(10_000, 5_000, inputs, 4096, "he")
-    with pytest.raises(BadSpec, match="expected at most 4096 outputs, found 4097"):
-        _planned(10_000, 5_000, 3, 4097, "he")
-
-
-def test_a_small_first_owner_does_not_decide_for_all() -> None:
-    def sent(counts: Sequence[int]) -> int:
-        def workload(planned: Engine) -> None:
-            weights = planned.private(None, (200, 1), len(counts))
-            for rank, count in enumerate(counts):
-                for start in range(0, count, 4096):
-                    x = planned.private(None, (min(4096, count - start), 200), rank)
-                    planned.matmul(x, weights, lazy=True)
-
-        return _bytes(make_plan(len(counts) + 1, 20, workload, engine="hybrid", rows=dict(enumerate(counts))))
-
-    assert sent((10, 50_000)) == sent((50_000, 10)) < 6_000_000
-
-
-@pytest.mark.parametrize("counts", [(10, 3 * 16_384), (10, 2 * 16_384, 5)])
-def test_large_blocks_after_a_small_one_follow_its_choice(counts: tuple[int, ...]) -> None:
-    """What is repeated in a plan is recorded once: the weights must have gone before, in whatever form."""
-
-    def workload(engine: Engine) -> None:
-        weights = engine.private(None, (3, 1), len(counts))
-        for rank, count in enumerate(counts):
-            for _ in engine.repeat(count // 16_384):
-                engine.matmul(engine.private(None, (16_384, 3), rank), weights, lazy=True)
-            if count % 16_384:
-                engine.matmul(engine.private(None, (count % 16_384, 3), rank), weights, lazy=True)
-
-    plan = make_plan(len(counts) + 1, 20, workload, engine="hybrid", rows=dict(enumerate(counts)))
-    assert plan.rounds <= sum(count // 16_384 for count in counts) + len(counts) + 1
-
-
-def test_a_training_masks_its_rows_once() -> None:
-    """Shared weights change from batch to batch; the rows do not."""
-
-    def workload(engine: HybridEngine) -> None:
-        x, w = engine.private(None, (9, 4), 0), engine.private(None, (4, 1), 1)
-        engine.matmul(x, engine.add(w, 1.0))
-
-    training = HybridEngine(Recorder(2), 20)
-    workload(training)
-    assert not training.statements
-    evaluation = HybridEngine(Recorder(2), 20, always=True)
-    workload(evaluation)
-    assert evaluation.statements
-
-
-def test_a_training_is_that_of_shares() -> None:
-    x, _ = load_breast_cancer(return_X_y=True)
-    training = Training("logistic", 2, 64, 0.1)
-    spec = job(x, classes(2), dense_architecture(30, [], 1), ("model", "accuracy"), training=training)
-    plans = [plan_job(replace(spec, engine=engine)) for engine in ("mpc", "hybrid")]
-    assert plans[0].digest == plans[1].digest and not plans[1].hiding
-
-
-def test_rows_that_cannot_be_encrypted_do_not_leave() -> None:
-    engine = HybridEngine(Recorder(3), 20, rows={0: 9}, always=True)
-    x, w = engine.private(None, (9, 4), 0), engine.private(None, (9, 1), 2)
-    with pytest.raises(BadSpec, match="expected rows as they are") as caught:
-        engine.matmul(x, w, transpose_x=True)
-    assert caught.value.hint == "engine hybrid or mpc would do"
-    with pytest.raises(BadSpec, match="expected weights of 20 fractional bits"):
-        engine.matmul(x, engine.private(None, (4, 1), 2, integer=True))
-    with pytest.raises(BadSpec, match="those who bring the job's rows"):
-        engine.matmul(engine.private(None, (9, 4), 1), engine.private(None, (4, 1), 2))
-
-
-def test_the_choice_of_engines() -> None:
-    assert type(engine_for("mpc", Recorder(2), 20)) is MpcEngine
-    assert type(engine_for("hybrid", Recorder(2), 20)) is HybridEngine
-    assert type(engine_for("he", Recorder(2), 20)) is HybridEngine
-    assert not isinstance(engine_for("he", Recorder(2, has_dealer=False), 20), MpcEngine)
 
 
 # ---- whole evaluations

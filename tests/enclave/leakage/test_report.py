@@ -115,8 +115,8 @@ def test_a_job_without_a_dealer_speaks_of_ciphertexts() -> None:
     )
     assert [view.role for view in report.views] == ["owner", "owner", "buyer", "observer"]
     page = report.to_html()
-    assert "Ciphertexts that left an owner" in page and "uniform modulo q" in page and "no dealer" in page
-    assert "Ciphertexts that left an owner" not in make_report().to_html()
+    assert "What hid the rows" in page and "uniform modulo q" in page and "no dealer" in page
+    assert "What hid the rows" not in make_report().to_html()
 
 
 def test_json_of_everything_optional() -> None:
