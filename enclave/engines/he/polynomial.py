@@ -12,7 +12,7 @@ from the first layer to the release; a share is uniform, so neither tells anythi
                        round s_o Enc(W) + r for the forms of these products, since its share s_o of a product is known
                        to the owner as soon as it has drawn r
       buyer            adds what it can compute alone: u_b v_b, s_b W, biases
-    with the permit    owner -> buyer  the high bits of its share of the output              "he:predictions"
+    with the permit    owner -> buyer  the high bits of its share of the output              "release:predictions"
 
 **Reveals** to the owner: nothing (RLWE; it decrypts nothing and sees no output). To the buyer, before the permit:
 uniform shares. Masks on the first layer are uniform modulo q and hide noise too; later answers are exact modulo t_i, so
@@ -111,6 +111,7 @@ class _Network:
 
     def __init__(self, engine: HeEngine, plan: NetworkPlan, moduli: Moduli, keys: Keys, largest: int) -> None:
         self.plan, self.moduli, self.session, self.buyer_rank = plan, moduli, engine.session, engine.buyer
+        self.keys = keys
         self.buyer: Buyer | None = None
         self.owner: Owner | None = None
         if keys.secret is not None and keys.seed is not None:
@@ -267,7 +268,7 @@ class _Chunk:
                     own = self._alone(i, self._forms[product.left][i], self._forms[product.right][i])
                     share[i] = (theirs + own) % np.uint64(moduli.primes[i])
 
-                found.append((self._answer(math.prod(shape), answer, "he:products"), finish))
+                found.append((self._answer(shape[0], math.prod(shape), answer, "he:products"), finish))
         return found
 
     def _alone(self, index: int, left: Words, right: Words) -> Words:
@@ -310,7 +311,7 @@ class _Chunk:
             own = self._buyer.open_input(unpack(words, moduli.input_primes, shape), packing, count)
             share[...] = own if patches is None else patches.joined(own)
 
-        return self._answer(packed_words(moduli.input_primes, shape), answer, "he:input"), finish
+        return self._answer(shape[0], packed_words(moduli.input_primes, shape), answer, "he:input"), finish
 
     def _matrix_answer(self, index: int, i: int, packing: MatrixPacking, share: Words) -> tuple[Item, Any]:
         moduli, form = self._moduli, self._all.plan.network.forms[index]
@@ -329,12 +330,13 @@ class _Chunk:
             own = matmul_modulo(self._joined(i, form), self._all.weights[index][i], moduli.primes[i])
             share[i] = (theirs + own) % np.uint64(moduli.primes[i])
 
-        return self._answer(math.prod(shape), answer, f"he:{form.layer}"), finish
+        return self._answer(shape[0], math.prod(shape), answer, f"he:{form.layer}"), finish
 
     def _joined(self, i: int, form: Form) -> Words:
         return np.concatenate([self._atoms[atom][i] for atom in form.atoms], axis=-1)
 
-    def _answer(self, words: int, make: Callable[[], Words], label: str) -> Item:
+    def _answer(self, ciphertexts: int, words: int, make: Callable[[], Words], label: str) -> Item:
+        self._all.keys.allow(ciphertexts)
         value = sent_by(self._session, self._rank, words, make)
         return Item(label, value, sender=self._rank, to=self._all.buyer_rank)
 

@@ -56,7 +56,7 @@ class Predictions:
         items = []
         for owner, rows, share in self.parts:
             value = sent_by(session, owner, -(-rows * outputs // _LANES) * bits, self._cutter(share))
-            items.append(Item(f"he:{name}", value, sender=owner, to=to, masked=False))
+            items.append(Item(f"release:{name}"[:64], value, sender=owner, to=to, masked=False))
         opened = yield items
         if session.rank != to:
             return None

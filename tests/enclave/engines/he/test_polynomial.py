@@ -47,7 +47,7 @@ def test_rounds_and_bytes_are_known(run_he) -> None:
         "he:factors": [2 * 4 * polynomial],
         "he:products": [2 * 8 * 8192] * 2,
         "he:dense1": [2 * 8 * 8192] * 2,
-        "he:predictions": [-(-40 * 3 // 64) * 50 * 8],
+        "release:predictions": [-(-40 * 3 // 64) * 50 * 8],
     }
     assert all(session.rounds == 6 for session in ran.sessions)
 
@@ -57,7 +57,7 @@ def test_the_owner_receives_encryptions_alone(run_he) -> None:
     assert {label for label, _ in ran.opened[0]} == {"he:public key", "he:weights", "he:factors"}
     # the buyer's are masked, but for the release, which is no masked opening
     assert {label for label, _ in ran.opened[1]} >= {"he:input", "he:products+he:dense1"} or ran.opened[1]
-    assert "he:predictions" not in {label for label, _ in ran.opened[1]}
+    assert "release:predictions" not in {label for label, _ in ran.opened[1]}
 
 
 def test_several_owners_and_chunks(run_he, monkeypatch: pytest.MonkeyPatch) -> None:
