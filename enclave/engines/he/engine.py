@@ -32,7 +32,6 @@ from enclave.errors import PolicyRefused
 __all__ = ["HeEngine", "Keys", "Releasable"]
 
 T = TypeVar("T")
-_DECRYPTIONS = 1 << 20  # under one key, unless a job needs more
 
 
 class Releasable(Protocol):
@@ -68,6 +67,11 @@ class Keys:
     @property
     def _shape(self) -> tuple[int, int]:
         return (len(self.parameters.primes), self.parameters.degree)
+
+    def allow(self, decryptions: int) -> None:
+        """What a protocol is going to decrypt, as its plan says, raises the cap of the key: see `SecretKey.allow`."""
+        if self.secret is not None:
+            self.secret.allow(decryptions)
 
     def packed(self) -> Words:
         """The public key on the wire."""
@@ -143,7 +147,7 @@ class HeEngine:
         """Drives a protocol to its end."""
         return self.session.run(protocol)
 
-    def keys(self, parameters: Parameters, *, decryptions: int = _DECRYPTIONS) -> sessions.Protocol[Keys]:
+    def keys(self, parameters: Parameters, *, decryptions: int = 0) -> sessions.Protocol[Keys]:
         """Fresh keys of the buyer's, once for each set of parameters in a session.
 
         **Cost** one round, one polynomial to each owner; nothing the second time.
@@ -155,18 +159,19 @@ class HeEngine:
             keys.receive(words)
         return keys
 
-    def announced(self, parameters: Parameters, *, decryptions: int = _DECRYPTIONS) -> tuple[Keys, list[Item]]:
+    def announced(self, parameters: Parameters, *, decryptions: int = 0) -> tuple[Keys, list[Item]]:
         """As `keys`, for who sends something else in the same round: what is to be sent, unless it was before.
 
         Uniform halves come from the session's public seed, which no party chose, so that only b is sent.
 
         Args:
-            decryptions: how many ciphertexts may be decrypted under the key; the first call decides.
+            decryptions: how many more ciphertexts may be decrypted under the key.
 
         Returns: the keys, and an item whose words `Keys.receive` takes; none when they are known.
         """
         known = self._keys.get(parameters)
         if known is not None:
+            known.allow(decryptions)
             return known, []
         session, number = self.session, self.session.new_stream()
         keys = self._keys[parameters] = Keys(parameters, _public_seed(session, number))

@@ -205,7 +205,7 @@ def evaluate_functional(
     """
     engine.state(plan.hiding)
     session, first = engine.session, engine.session.new_stream() << 24
-    keys, announced = engine.announced(plan.parameters)
+    keys, announced = engine.announced(plan.parameters, decryptions=1)
     ring = plan.parameters.ring()
     span = None if limit is None else RANGE * max(limit, np.finfo(np.float64).tiny)
 

@@ -70,7 +70,7 @@ class SecretKey:
     Args:
         ring: all primes, the special prime of key switching last, if there is one.
         source: of the secret and of all errors under it.
-        cap: ciphertexts that may be decrypted.
+        cap: ciphertexts that may be decrypted; see `allow`.
     """
 
     __slots__ = ("_lock", "_next", "_secret", "cap", "decryptions", "ring", "source")
@@ -93,6 +93,11 @@ class SecretKey:
     def reveal(self, ring: Ring) -> Words:
         """The secret modulo the first primes, evaluation form [k, N]: for this party's own computations alone."""
         return self._secret[: len(ring.primes)]
+
+    def allow(self, ciphertexts: int) -> None:
+        """Raises the cap by what a protocol is going to decrypt: a number of its plan, never of a message."""
+        with self._lock:
+            self.cap += ciphertexts
 
     def count(self, ciphertexts: int) -> None:
         """Counts decryptions before they happen.

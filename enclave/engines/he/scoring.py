@@ -264,6 +264,7 @@ def score(
     **Reveals** nothing.
     """
     engine.state(plan.hiding)
+    weights.keys.allow(plan.query.outputs * sum(len(plan.packing.blocks(count)) for _, count in holders))
     mine = dict(holders).get(-1 if engine.rank is None else engine.rank)
     if rows is not None and rows.rows != mine:
         raise BadInput(f"expected {mine} rows, found {rows.rows}")

@@ -31,8 +31,6 @@ from enclave.engines.mpc.tape import Array, Blank
 
 __all__ = ["KnownRows", "SharedProducts", "multiply", "noise_deviation", "parameters"]
 
-# Safety: a conversion leaves its reader a uniform share and nothing to learn of the key, so a high cap does no harm.
-_MOST_CONVERSIONS = 1 << 40
 DEGREE = 4096
 
 
@@ -229,7 +227,7 @@ class SharedProducts:
         keys.source = Source.fresh()
         if self.session.rank == buyer:
             ring = self.parameters.ring()
-            keys.secret_key = SecretKey(ring, keys.source, _MOST_CONVERSIONS)
+            keys.secret_key = SecretKey(ring, keys.source, 0)
             keys.public_key = PublicKey.generate(keys.secret_key, ring, keys.seed)
         return np.zeros((), np.uint64)
 

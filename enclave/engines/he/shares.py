@@ -129,6 +129,8 @@ def to_shares(
     Security 2018, section 3; on the torus: Boura et al., Chimera, J. Math. Cryptol. 2020.
     """
     size, shape = (returned_words(pair.ring, count, bits),), (count, pair.ring.degree)
+    if pair.secret_key is not None:
+        pair.secret_key.allow(count)
     kept: list[Words] = []
 
     def answer() -> Tensor:

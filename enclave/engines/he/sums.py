@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.he.engine import Keys
-from enclave.engines.he.planner import Hiding
+from enclave.engines.he.planner import HONEST, Hiding
 from enclave.engines.he.ring import Words
 from enclave.engines.he.rlwe import zero_parts
 from enclave.engines.he.sampling import Source
@@ -42,7 +42,7 @@ _LARGEST_ERROR = 21  # of a centred binomial draw
 HIDING = Hiding(
     "counting",
     HIDING_BITS,
-    "one coefficient, flooded, re-randomised (RLWE), for a key holder that encrypts honestly; owners' shares of zero",
+    f"one coefficient, flooded, re-randomised (RLWE), {HONEST}; owners' shares of zero",
 )
 
 

@@ -149,7 +149,7 @@ def truncated(engine: HeEngine, share: Tensor, count: int, bits: int, shift: int
     """
     shape = _Shape(count, bits, shift)
     session, buyer, owner = engine.session, engine.buyer, 0
-    keys = yield from engine.keys(slot_parameters())
+    keys = yield from engine.keys(slot_parameters(), decryptions=shape.blocks * len(shape.slots))
     engine.state(HIDING)
     word = yield from _gathered(engine, share, count)
     mask, low = np.uint64((1 << bits) - 1), np.uint64((1 << shift) - 1)
