@@ -106,8 +106,7 @@ def _tried(
         draft = drafted(make, parties, terms)
         quote = price(draft, bandwidth_bps=bandwidth_bps, latency_s=latency_s)
     except EnclaveError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        return Option(terms.engine, None, error.public + hint), None, error
+        return Option(terms.engine, None, error.public), None, error
     refusal = _barred(parties, terms.engine)
     return Option(terms.engine, quote, refusal.public if refusal else ""), draft, refusal
 
