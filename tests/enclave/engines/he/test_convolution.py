@@ -66,7 +66,7 @@ def test_digits(context: Context, digits: tuple[np.ndarray, np.ndarray]) -> None
     assert correct > 0.85, "the network does not classify"
     equal, error = agreement(context, network, images[1000 : 1000 + IMAGES])
     assert equal == 1.0
-    assert error < 0.002
+    assert error < 0.01
 
 
 def test_other_shapes(context: Context) -> None:
@@ -77,7 +77,7 @@ def test_other_shapes(context: Context) -> None:
     )  # fmt: skip
     assert network.windows == 20
     _, error = agreement(context, network, rng.uniform(size=(1, 10, 12)))
-    assert error < 0.01
+    assert error < 0.05  # of outputs up to 60
 
 
 def test_parameters_and_keys(context: Context, digits: tuple[np.ndarray, np.ndarray]) -> None:
