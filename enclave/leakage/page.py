@@ -198,8 +198,9 @@ def _hiding(report: LeakageReport) -> str:
         "What an owner computes from its own rows leaves it inside ciphertexts, whose noise and unused places could "
         "tell more than the result. What is added before they leave covers that: the number of bits says how well. "
         "At 40 bits, whoever has the key tells the real ciphertext from one made without the rows with a chance of "
-        "at most one in 2^40. A line that says masked is no ciphertext: these rows left under one-time masks, which "
-        "hide all bits, for the reason that it gives."
+        "at most one in 2^40. A mask that is uniform hides perfectly; its bits are those of the assumption that all "
+        "encryption here rests on. A line that says masked is no ciphertext: these rows left under one-time masks, "
+        "which hide all bits, for the reason that it gives."
     )
     return _section("What hid the rows", note, _table(("What", "#Hidden bits", "How"), rows))
 
