@@ -22,7 +22,7 @@ from enclave.engines.he.wire import pack_bits, unpack_bits
 from enclave.engines.he.zero_forms import at_rank
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor
 
-__all__ = ["Predictions"]
+__all__ = ["OutputSum", "Predictions"]
 
 Floats = NDArray[np.float64]
 _LANES = 64
@@ -92,6 +92,10 @@ class Predictions:
 
         return cut
 
+    def cut(self, share: Words, bits: int) -> Words:
+        """A share [m, rows, outputs] as parts of the torus, one axis."""
+        return self._torus(share, bits)[: share[0].size]
+
     def _torus(self, share: Words, bits: int) -> Words:
         """round(2^bits (2^shift share) / M), one axis."""
         ring = self.moduli.base.lower(self.moduli.count)
@@ -107,3 +111,46 @@ class Predictions:
         signed = (total << np.uint64(64 - bits)).view(np.int64) >> np.int64(64 - bits)
         values: Floats = signed.astype(np.float64) * self.plan.release_unit
         return values.reshape(share.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSum:
+    """The sum of a single output over all rows of all owners, sealed."""
+
+    predictions: Predictions
+
+    def release(self, session: Session, name: str, to: int) -> Protocol[Floats | None]:
+        """float64 [1] at the buyer, None elsewhere.
+
+        **Cost** one round, 8 bytes of each owner. **Reveals** the sum to the buyer, and not the owners' parts of it: an
+        owner adds its part of a sharing of zero among the owners.
+        """
+        predictions, bits = self.predictions, self.predictions.plan.release_bits
+        owners = tuple(dict.fromkeys(owner for owner, _, _ in predictions.parts))
+        zero = session.zero_share(session.new_stream(), (1,), owners)
+        items = []
+        for owner in owners:
+            made = partial(self._word, owner, bits, zero)
+            items.append(Item(f"he:{name}", sent_by(session, owner, 1, made), sender=owner, to=to, masked=False))
+        opened = yield items
+        if session.rank != to:
+            return None
+        total = sum((self._cut(owner, bits) + word for owner, word in zip(owners, opened, strict=True)), np.uint64(0))
+        signed = (total << np.uint64(64 - bits)).view(np.int64) >> np.int64(64 - bits)
+        return np.asarray(signed.astype(np.float64) * predictions.plan.release_unit)
+
+    def _word(self, owner: int, bits: int, zero: Words) -> Words:
+        return (self._cut(owner, bits) + zero) & np.uint64((1 << bits) - 1)
+
+    def _cut(self, owner: int, bits: int) -> Words:
+        """This rank's share of one owner's sum, as a part of the torus: [1]."""
+        predictions, total = self.predictions, None
+        primes = np.array(predictions.moduli.primes, np.uint64)[:, None, None]
+        for rank, _, share in predictions.parts:
+            if rank == owner:
+                assert share is not None
+                # a chunk has at most 2^13 rows of residues below 2^50
+                part = share.sum(axis=1, keepdims=True, dtype=np.uint64) % primes
+                total = part if total is None else (total + part) % primes
+        assert total is not None
+        return predictions.cut(total, bits)

@@ -20,7 +20,7 @@ from enclave.engines.he.engine import HeEngine, Releasable
 from enclave.engines.he.forms import read_network
 from enclave.engines.he.networks import Accuracy, NetworkPlan, check_range, plan_network
 from enclave.engines.he.polynomial import NetworkRows, predict_network
-from enclave.engines.he.predictions import Predictions
+from enclave.engines.he.predictions import OutputSum, Predictions
 from enclave.engines.he.ring import Words
 from enclave.engines.he.sums import Table
 from enclave.engines.he.zero_forms import at_rank
@@ -37,7 +37,7 @@ __all__ = ["check_polynomial", "check_weights", "evaluate_polynomial", "has_prod
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
-_OUTPUTS = ("predictions", "accuracy", "confusion")
+_OUTPUTS = ("predictions", "accuracy", "confusion", "mean_score")
 _MOST_ROWS = 1 << 22
 _MARGIN = 8  # of 2^64: shares are rounded to a unit each, and two outputs are subtracted
 
@@ -64,6 +64,8 @@ def check_polynomial(spec: JobSpec) -> NetworkPlan:
         )
     if spec.rows > _MOST_ROWS:
         raise BadSpec(f"a polynomial network takes at most {_MOST_ROWS} encrypted rows, found {spec.rows}")
+    if "mean_score" in spec.outputs and spec.architecture.layers[-1].op in ("softmax", "tanh"):
+        raise BadModel("mean_score needs one output before a final sigmoid")
     if "accuracy" in spec.outputs or "confusion" in spec.outputs:
         classes, shape = class_count(spec), output_shape(spec.architecture)
         if classes is None or shape not in ((classes,), *([(1,)] if classes == 2 else [])):
@@ -79,13 +81,14 @@ def check_weights(spec: JobSpec, weights: Mapping[str, Floats]) -> Accuracy:
     """
     columns = JobColumns.of(spec)
     network = read_network(spec.architecture, weights, _units(spec, columns))
-    return check_range(plan_network(network, _limit(spec, columns)), columns.bounds[:-1] * _factor(spec), spread=2.0)
+    spread = float(spec.rows) if "mean_score" in spec.outputs else 2.0  # a sum, or a difference of two outputs
+    return check_range(plan_network(network, _limit(spec, columns)), columns.bounds[:-1] * _factor(spec), spread)
 
 
 def evaluate_polynomial(engine: HeEngine, spec: JobSpec, inputs: Inputs) -> dict[str, Releasable]:
     """The job's outputs by name, sealed: the network is computed once for all of them."""
     predictions = predict_polynomial(engine, spec, inputs)
-    found: dict[str, Releasable] = {"predictions": predictions}
+    found: dict[str, Releasable] = {"predictions": predictions, "mean_score": OutputSum(predictions)}
     if "accuracy" in spec.outputs or "confusion" in spec.outputs:
         truth = None
         if inputs.rows is not None and not engine.is_buyer:

@@ -88,6 +88,16 @@ def test_counts_of_two_classes(outputs: int, final: str | None) -> None:
     ]
 
 
+@pytest.mark.parametrize("owners", [(60,), (20, 30, 10)])
+def test_the_mean_score(owners: tuple[int, ...]) -> None:
+    model = dense([5, 4, 1])
+    x = RNG.normal(size=(60, 5)).clip(-3, 3)
+    spec = encrypted_job(x, number(-1.0, 1.0), model.architecture, ["mean_score"], owners=owners)
+    ran = run_job(spec, x, np.zeros(60), model.weights)
+    expected = forward_float(model, x)[:, 0].mean()
+    assert ran.result.mean_score == pytest.approx(expected, abs=2e-3)
+
+
 @pytest.mark.parametrize("final", [None, "softmax"])
 def test_counts_of_several_classes(final: str | None) -> None:
     model = dense([5, 4, 3])
@@ -113,7 +123,7 @@ def test_counts_of_what_the_outputs_are_not_are_refused() -> None:
 def test_other_outputs_are_refused() -> None:
     x = RNG.normal(size=(20, 5))
     spec = encrypted_job(x, number(-1.0, 1.0), dense([5, 4, 1]).architecture, ["predictions", "rmse"])
-    with pytest.raises(BadSpec, match="predictions, accuracy, confusion, found rmse") as caught:
+    with pytest.raises(BadSpec, match="confusion, mean_score, found rmse") as caught:
         check_polynomial(spec)
     assert "hybrid" in caught.value.hint
 
