@@ -5,13 +5,14 @@
 # make env     the environment alone
 # make bench         protocols and small models, ours and plaintext, into out/bench.jsonl and out/bench.html; minutes
 # make bench-peers   the same beside CrypTen and SPU, installed apart into .venv-peers
+# make bench-he      homomorphic encryption beside stock TenSEAL and OpenFHE, the latter in .venv-peers; an hour
 #
 # Each target makes .venv when it is missing and brings it up to date when pyproject.toml, constraints.txt or the C sources changed.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check proto env bench bench-peers clean
+.PHONY: demo test check proto env bench bench-peers bench-he clean
 
 PYTHON ?=
 VENV := .venv
@@ -64,6 +65,16 @@ bench-peers: $(STAMP)
 	  $(BENCH_ARGS) || test $$? = 1
 	$(BENCH) compare out/bench-peers.jsonl
 	$(BENCH) report out/bench-peers.jsonl -o out/bench-peers.html
+
+# OpenFHE's column is dropped, with the reason, where none of its wheels loads.
+bench-he: $(STAMP)
+	mkdir -p out
+	rm -f out/bench-he.jsonl
+	$(BIN)/python -m benchmarks.peers install --peer openfhe
+	$(BENCH) run --suite he --systems enclave,tenseal,openfhe,plain --repeat 3 --out out/bench-he.jsonl $(BENCH_ARGS) \
+	  || test $$? = 1
+	$(BENCH) compare out/bench-he.jsonl
+	$(BENCH) report out/bench-he.jsonl -o out/bench-he.html
 
 $(STAMP): pyproject.toml constraints.txt $(wildcard enclave/engines/*/kernels/native/*)
 	@python="$(PYTHON)"; \

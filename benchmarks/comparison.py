@@ -10,6 +10,7 @@ from benchmarks.measurement import Measurement
 __all__ = ["compare", "latest", "table"]
 
 BASELINE, OWN = "plain", "enclave"
+_MACHINE = "machine"  # the system of the suite floor, whose lines are limits
 _COLUMNS = (
     ("case", "case", ""),
     ("system", "system", ""),
@@ -25,6 +26,7 @@ _COLUMNS = (
     ("cpu_s", "cpu s", ".4g"),
     ("rounds", "rounds", ",d"),
     ("sent_mb", "MB sent", ",.2f"),
+    ("received_mb", "MB received", ",.2f"),
     ("dealer_mb", "MB dealt", ",.2f"),
     ("peak_mb", "MB peak", ",.0f"),
     ("max_error", "error", ".1e"),
@@ -57,7 +59,7 @@ def compare(found: Iterable[Measurement]) -> list[dict[str, Any]]:
         own = times.get((one.suite, one.case, OWN, one.profile))
         if one.median_s and base:
             row["times_plain"] = one.median_s / base
-        if one.median_s and own and one.suite == "mpc" and one.system != OWN:
+        if one.median_s and own and one.suite in ("mpc", "he") and one.system != OWN:
             row["times_enclave"] = one.median_s / own
         rows.append(row)
     return rows
@@ -77,10 +79,11 @@ def _row(one: Measurement) -> dict[str, Any]:
         "cpu_s": sum(one.cpu_s) if one.cpu_s else None,
         "rounds": one.rounds,
         "sent_mb": _mega(one.sent_bytes),
+        "received_mb": _mega(one.received_bytes) if one.suite == "he" else None,
         "dealer_mb": _mega(one.dealer_bytes),
         "peak_mb": _mega(max(one.peak_rss_bytes.values()) if one.peak_rss_bytes else None),
-        "max_error": one.max_error if one.suite == "mpc" else None,
-        "figures": dict(one.figures) if one.suite == "floor" and one.figures else None,
+        "max_error": one.max_error if one.suite in ("mpc", "he") else None,
+        "figures": dict(one.figures) if one.suite in ("floor", "he") and one.figures else None,
         "error": one.error,
     }
     return {name: value for name, value in row.items() if value is not None}
@@ -91,12 +94,12 @@ def _mega(count: int | None) -> float | None:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as aligned text; columns that no row fills are left out, errors and limits stand below."""
+    """The rows as aligned text; columns that no row fills are left out, errors, figures and limits stand below."""
     kept = [(key, title, form) for key, title, form in _COLUMNS if any(key in row for row in rows)]
     if all(row.get("profile") == "loopback" for row in rows):
         kept = [column for column in kept if column[0] != "profile"]
     cells = [[title for _, title, _ in kept]]
-    measured = [row for row in rows if "figures" not in row]
+    measured = [row for row in rows if row["system"] != _MACHINE]
     for row in measured:
         cells.append([format(row[key], form) if key in row else "" for key, _, form in kept])
     widths = [max(len(line[i]) for line in cells) for i in range(len(kept))]
@@ -111,6 +114,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         if "figures" in row:
             figures = ", ".join(f"{name} {value:.4g}" for name, value in row["figures"].items())
-            lines.append(f"{row['case']}: {figures}")
+            system = "" if row["system"] == _MACHINE else f" on {row['system']}"
+            lines.append(f"{row['case']}{system}: {figures}")
     lines += [f"{row['case']} on {row['system']} failed: {row['error']}" for row in rows if "error" in row]
     return "\n".join(lines)

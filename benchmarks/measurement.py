@@ -16,12 +16,12 @@ import numpy as np
 
 __all__ = ["Measurement", "Spread", "append", "read", "versions"]
 
-_LIBRARIES = ("enclave", "torch", "numpy", "scikit-learn", "crypten", "grpcio", "cryptography", "pyarrow")
+_LIBRARIES = ("enclave", "torch", "numpy", "scikit-learn", "crypten", "tenseal", "grpcio", "cryptography", "pyarrow")
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Wall-clock times of the repeats of one case, in seconds."""
+    """Times of the repeats of one case, in seconds: by the wall clock; in the suite he of the CPU."""
 
     median_s: float
     p10_s: float
@@ -50,9 +50,11 @@ class Measurement:
         profile: the network, see `benchmarks.networks`.
         cpu_s: CPU seconds of one repetition by process: the parties in order, then the dealer if there is one.
         session_s: the part of the time between the proposal and the released result.
-        sent_bytes, received_bytes: of the compute party with the most; dealt bytes count as received.
+        sent_bytes, received_bytes: of the compute party with the most; dealt bytes count as received. Of the suite he:
+            of the buyer in a job, else of who computes on ciphertexts.
         peak_rss_bytes: by party.
-        figures: of the suite floor its limits, of a protocol the work in its plan (`benchmarks.mpc.work`).
+        figures: of the suite floor its limits, of a protocol the work in its plan (`benchmarks.mpc.work`), of the
+            suite he what `benchmarks.he.cases` names.
         error: why there are no figures.
     """
 

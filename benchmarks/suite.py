@@ -61,7 +61,8 @@ class Suite(Protocol):
 def suites() -> dict[str, Suite]:
     """All suites by name."""
     from benchmarks.floor.suite import FloorSuite
+    from benchmarks.he.suite import HeSuite
     from benchmarks.jobs import JobSuite
     from benchmarks.mpc.suite import MpcSuite
 
-    return {suite.name: suite for suite in (JobSuite(), MpcSuite(), FloorSuite())}
+    return {suite.name: suite for suite in (JobSuite(), MpcSuite(), HeSuite(), FloorSuite())}

@@ -392,7 +392,7 @@ def test_a_report_of_nothing_ends_with_2(tmp_path: Path, capsys: pytest.CaptureF
     path = tmp_path / "out.jsonl"
     append(path, Measurement("jobs", "evaluate/rows=3", "plain"))
     assert main(["report", str(path), "-o", str(tmp_path / "page.html")]) == 2
-    assert "expected lines of the suites mpc or floor" in capsys.readouterr().err
+    assert "expected lines of the suites mpc, he or floor" in capsys.readouterr().err
 
 
 def test_ports_are_free_and_distinct() -> None:

@@ -36,7 +36,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -44,7 +44,7 @@ from benchmarks.mpc.cases import Case
 from benchmarks.mpc.inputs import Arrays
 from benchmarks.suite import Unavailable
 
-__all__ = ["PEERS", "SYSTEMS", "Task", "Worker", "WorkerFailed", "free_ports"]
+__all__ = ["PEERS", "SYSTEMS", "Assignment", "Task", "Worker", "WorkerFailed", "free_ports"]
 
 _OWN = ("enclave", "enclave-online", "enclave-socket", "enclave-online-socket")
 OURS = {**dict.fromkeys(_OWN, "benchmarks.mpc.enclave"), "plain": "benchmarks.mpc.plain"}
@@ -113,6 +113,18 @@ class Task:
         return [_peers_python(), "-m", "benchmarks.peers", self.to_json()]
 
 
+class Assignment(Protocol):
+    """What a worker is started for: a `Task`, or that of another suite."""
+
+    @property
+    def system(self) -> str: ...
+
+    @property
+    def outputs(self) -> Path: ...
+
+    def command(self) -> list[str]: ...
+
+
 class Worker:
     """One system at work on one case. Ends its process on exit, whatever happened.
 
@@ -120,7 +132,7 @@ class Worker:
         limit_s: the longest wait for one repetition.
     """
 
-    def __init__(self, task: Task, limit_s: float = 600.0) -> None:
+    def __init__(self, task: Assignment, limit_s: float = 600.0) -> None:
         self.task = task
         command = task.command()
         self._limit_s = limit_s

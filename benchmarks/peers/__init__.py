@@ -1,7 +1,11 @@
-"""The peers of the suite `mpc`: stock CrypTen 0.4.1 (dealer TTP or TFP) and SPU 0.9.5 (SEMI2K), measured as they ship.
+"""The peers: of the suite `mpc` stock CrypTen 0.4.1 (dealer TTP or TFP) and SPU 0.9.5 (SEMI2K), measured as they ship;
+of the suite `he` stock TenSEAL 0.3.18, which is in the project's own environment, and OpenFHE.
 
     python -m benchmarks.peers install [DIR]    # makes the environments, by default in .venv-peers (2 GB)
-    python -m benchmarks.peers JSON             # a worker, see `benchmarks.mpc.workers`
+    python -m benchmarks.peers install --peer openfhe [DIR]    # one alone
+    python -m benchmarks.peers JSON             # a worker of the suite mpc, see `benchmarks.mpc.workers`
+
+What follows is of the suite `mpc`; `tenseal_he` and `openfhe_he` are workers of one process, see `serving`.
 
 Each peer has an environment of its own, because they need different versions of numpy. The modules here run inside
 them: they import the standard library, numpy, the peer, and one another, nothing of the project.

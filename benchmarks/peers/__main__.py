@@ -11,14 +11,20 @@ from benchmarks.peers import environment
 from benchmarks.peers.fleet import serve
 from benchmarks.peers.task import Task
 
-_USAGE = "usage: python -m benchmarks.peers install [DIR] | JSON (the task of a worker)"
+_USAGE = "usage: python -m benchmarks.peers install [--peer NAME] [DIR] | JSON (the task of a worker)"
 
 
 def main(arguments: list[str]) -> int:
     """0; 1 when an environment cannot be made; 2 with a line on standard error when the arguments make no sense."""
-    if arguments[:1] == ["install"] and len(arguments) <= 2:
+    if arguments[:1] == ["install"]:
+        rest, peers = arguments[1:], environment.PEERS
+        if rest[:1] == ["--peer"] and rest[1:2] and rest[1] in environment.PEERS:
+            rest, peers = rest[2:], (rest[1],)
+        if len(rest) > 1 or any(text.startswith("-") for text in rest):
+            print(f"peers: {', '.join(environment.PEERS)}\n{_USAGE}", file=sys.stderr)
+            return 2
         try:
-            environment.install(Path(arguments[1]) if len(arguments) == 2 else environment.DEFAULT)
+            environment.install(Path(rest[0]) if rest else environment.DEFAULT, peers)
         except (RuntimeError, CalledProcessError) as error:
             print(error, file=sys.stderr)
             return 1

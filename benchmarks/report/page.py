@@ -9,6 +9,7 @@ from benchmarks.comparison import latest
 from benchmarks.measurement import Measurement
 from benchmarks.mpc.cases import Case
 from benchmarks.networks import PROFILES
+from benchmarks.report.encryption import encryption
 from benchmarks.report.plots import (
     COLOURS,
     Dot,
@@ -45,13 +46,16 @@ def render(lines: Iterable[Measurement]) -> str:
     found = latest(lines)
     measured = [one for one in found if one.suite == "mpc" and one.error is None and one.median_s]
     limits = {one.case: one.figures for one in found if one.suite == "floor" and one.figures}
-    if not measured and not limits:
-        raise ValueError("expected lines of the suites mpc or floor, found none")
-    sections = [_head(measured)]
+    encrypted = [one for one in found if one.suite == "he" and one.error is None and one.median_s]
+    if not measured and not limits and not encrypted:
+        raise ValueError("expected lines of the suites mpc, he or floor, found none")
+    sections = [_head(measured or encrypted)]
     for profile in PROFILES:
         on_network = [one for one in measured if one.profile == profile]
         if on_network:
             sections.append(_network(profile, on_network, limits))
+    if encrypted:
+        sections.append(encryption(encrypted))
     if limits:
         sections.append(_limits(limits))
     failed = [one for one in found if one.error is not None]
@@ -71,15 +75,18 @@ def render(lines: Iterable[Measurement]) -> str:
 def _head(measured: Sequence[Measurement]) -> str:
     machine = next((one.versions["machine"] for one in measured if "machine" in one.versions), "")
     cases, systems = {one.case for one in measured}, dict.fromkeys(one.system for one in measured)
+    told = ""
+    if any(one.suite == "mpc" for one in measured):
+        told = (
+            " Every system computes the same outputs from the same secret-shared inputs, and takes turns with the "
+            "others repetition by repetition. <b>enclave</b> is this project as it ships: a process per party and one "
+            "for the dealer, mutual TLS, the dealer's work on the clock. <b>enclave-online</b> is the same session "
+            "with its randomness dealt ahead to the parties' disks, <b>-socket</b> with TLS sockets, not gRPC."
+        )
     return (
         f'<header><p class="kicker">Benchmarks · {html.escape(machine)}</p>\n'
         "<h1>Secure computation, side by side</h1>\n"
-        f'<p class="note">{len(cases)} cases on {len(systems)} systems. Every system computes the same outputs from '
-        "the same secret-shared inputs, and takes turns with the others repetition by repetition. <b>enclave</b> is "
-        "this project as it ships: a process per party and one for the dealer, mutual TLS, the dealer's work on the "
-        "clock. <b>enclave-online</b> is the same session with its randomness dealt ahead to the parties' disks, "
-        "<b>-socket</b> with TLS sockets in the place of gRPC.</p>"
-        "</header>"
+        f'<p class="note">{len(cases)} cases on {len(systems)} systems.{told}</p></header>'
     )
 
 
