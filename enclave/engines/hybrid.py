@@ -24,9 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.he.encodings import Encodings
+from enclave.engines.he.expansion import Expansion
 from enclave.engines.he.matvec import MatrixPacking
 from enclave.engines.he.planner import Hiding
-from enclave.engines.he.shared_products import KnownRows, SharedProducts
+from enclave.engines.he.shared_products import KnownRows, SharedProducts, expanding_parameters
 from enclave.engines.he.shares import hiding
 from enclave.engines.interface import Engine
 from enclave.engines.mpc.engine import MpcEngine
@@ -47,6 +48,8 @@ MOST_QUERIES = 2048
 # anyway. A small job, whose one encrypted layer costs a few MB, never comes near it; a convolution over many images
 # or a wide layer over few, which would send tens of times what masks do, is kept from it.
 MOST_MORE_BYTES = 16 << 20
+_MOST_CONSTANTS = 1024  # to expand: 270 MB in an owner's memory
+_EXPANSION_GAIN = 0.75  # what expanding may still send: it takes an owner milliseconds for each constant
 _USUAL_ROWS = 4096  # of one block
 _READ_ONCE = "weights that one party knows, or rows that are read once"  # a training has neither, in no step
 
@@ -96,6 +99,15 @@ class _Matrices:
         return np.ascontiguousarray(scores.reshape(n, height, width, outputs).transpose(0, 3, 1, 2))
 
 
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """How a product is encrypted, and the bytes that it sends in the whole job. levels: of expansion."""
+
+    packing: MatrixPacking
+    levels: int
+    sent: int
+
+
 class HybridEngine(MpcEngine):
     """`MpcEngine`, whose products of rows known to owners with weights known to the buyer are encrypted.
 
@@ -124,7 +136,8 @@ class HybridEngine(MpcEngine):
         self._rows, self._always = dict(rows or {}), always
         receivers = tuple(sorted(self._rows)) or tuple(range(session.parties))
         self._encrypted = SharedProducts(session, frac_bits, receivers)
-        self._packings: dict[tuple[RingTensor, Bilinear], MatrixPacking | str] = {}
+        self._expanded = SharedProducts(session, frac_bits, receivers, expanding_parameters())
+        self._packings: dict[tuple[RingTensor, Bilinear], _Choice | str] = {}
         self._statements: dict[Hiding, None] = {}
 
     @property
@@ -148,7 +161,8 @@ class HybridEngine(MpcEngine):
         plain = y.parts[0].plain if len(y.parts) == 1 else y.share
         weights = None if plain is None or self.session.blank else product.of_weights(plain)
         parts = [product.of_part(part) for part in x.parts]
-        share = self._run(self._encrypted.product((y, op), packing, parts, weights, self._holders(y)))
+        way = self._expanded if packing.levels else self._encrypted
+        share = self._run(way.product((y, op), packing.packing, parts, weights, self._holders(y), packing.levels))
         shape = op.shape(x.shape, y.shape)
         bits = x.frac_bits + y.frac_bits
         found = self._new(self.session.local(product.result, shape, share), shape, bits, pending=True)
@@ -188,20 +202,21 @@ class HybridEngine(MpcEngine):
     def _here(self) -> str:
         return self.session.stage or "product"
 
-    def _packing_of(self, product: _Matrices, x: RingTensor, y: RingTensor) -> MatrixPacking | str:
+    def _packing_of(self, product: _Matrices, x: RingTensor, y: RingTensor) -> _Choice | str:
         """Chosen once for all blocks: those that a plan records once and repeats must not send weights."""
         key = (y, product.op)
         if key not in self._packings:
             self._packings[key] = self._packing(product, x, y)
         return self._packings[key]
 
-    def _packing(self, product: _Matrices, x: RingTensor, y: RingTensor) -> MatrixPacking | str:
+    def _packing(self, product: _Matrices, x: RingTensor, y: RingTensor) -> _Choice | str:
         """Chosen from shapes alone; or what it would take to encrypt the product."""
         holders = self._holders(y)
         encrypted, others = self._encrypted, self.session.parties - 1
         degree, (n, inputs, outputs) = encrypted.parameters.degree, product.matrix
-        query = encrypted.query_bytes * sum(len(encrypted.others(holder)) for holder in holders)
-        answer = encrypted.answer_bytes * (1 if len(holders) == 1 else others)
+        copies = sum(len(encrypted.others(holder)) for holder in holders)
+        answers = 1 if len(holders) == 1 else others
+        query, answer = encrypted.query_bytes * copies, encrypted.answer_bytes * answers
         if outputs > degree:
             return f"at most {degree} outputs, found {outputs}"
         blocks = self._blocks(x.shape[0])
@@ -210,13 +225,28 @@ class HybridEngine(MpcEngine):
         if packing.groups > MOST_QUERIES:
             return f"at most {MOST_QUERIES} ciphertexts of weights, found {packing.groups}"
         # One more for the public key.
-        sent = (1 + packing.groups) * query + _answers(packing, counts) * answer
+        choice = _Choice(packing, 0, (1 + packing.groups) * query + _answers(packing, counts) * answer)
+        if outputs == 1 and 1 < inputs <= _MOST_CONSTANTS:
+            choice = min((choice, *self._expansions(inputs, counts, copies, answers, choice)), key=lambda c: c.sent)
         # Masked once each, to all others; and a dealt share of the product.
         rows = sum(rows * count for rows, count in blocks)
         masked = 8 * (others * (x.size // x.shape[0] * rows + y.size) + rows * n // x.shape[0] * outputs)
-        if self._always or sent - masked <= MOST_MORE_BYTES:
-            return packing
-        return f"at most {MOST_MORE_BYTES >> 20} MiB more than masks, found {(sent - masked) / 2**20:,.0f}"
+        more = choice.sent - masked
+        if self._always or more <= MOST_MORE_BYTES:
+            return choice
+        return f"at most {MOST_MORE_BYTES >> 20} MiB more than masks, found {more / 2**20:,.0f}"
+
+    def _expansions(
+        self, inputs: int, counts: tuple[tuple[int, int], ...], copies: int, answers: int, direct: _Choice
+    ) -> Iterator[_Choice]:
+        """Ways that send so much less than `direct` that expanding is worth it. For one output."""
+        way = self._expanded
+        packing = MatrixPacking(way.parameters.degree, inputs, 1)
+        back = _answers(packing, counts) * way.answer_bytes * answers
+        for levels in range(1, (inputs - 1).bit_length() + 1):
+            sent = way.sent_bytes(Expansion(inputs, levels)) * copies + back
+            if sent <= _EXPANSION_GAIN * direct.sent:
+                yield _Choice(packing, levels, sent)
 
     def _blocks(self, rows: int) -> tuple[tuple[int, int], ...]:
         """(rows, how many blocks of so many) that will be read in all, the first of which has `rows`.

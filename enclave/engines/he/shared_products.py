@@ -17,19 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.he import rlwe
+from enclave.engines.he.expansion import Expansion, expand_constants, expansion_keys, read_keys
 from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
 from enclave.engines.he.linear import side_by_side
 from enclave.engines.he.matvec import MatrixPacking
+from enclave.engines.he.noise import expanded_energy, switching_variance
 from enclave.engines.he.parameters import Parameters, checked, primes_of
 from enclave.engines.he.ring import Ring, Words
 from enclave.engines.he.sampling import ERROR_DEVIATION, Source
 from enclave.engines.he.shares import Pair, returned_bits, returned_words, to_shares
+from enclave.engines.he.switching import switch_key_shape
 from enclave.engines.he.wire import pack, packed_words, unpack
 from enclave.engines.mpc import kernels
 from enclave.engines.mpc.session import Item, Protocol, Session, Tensor, together
 from enclave.engines.mpc.tape import Array, Blank
+from enclave.errors import BadSpec
 
-__all__ = ["KnownRows", "SharedProducts", "multiply", "noise_deviation", "parameters"]
+__all__ = ["KnownRows", "SharedProducts", "expanding_parameters", "multiply", "noise_deviation", "parameters"]
 
 DEGREE = 4096
 
@@ -37,6 +41,11 @@ DEGREE = 4096
 def parameters() -> Parameters:
     """Of encrypted weights: 100 bits, so that noise stays below what rounds the result even for large rows."""
     return checked("bfv", DEGREE, primes_of(DEGREE, (50, 50)))
+
+
+def expanding_parameters() -> Parameters:
+    """Of weights that are expanded: the keys of that do not fit into the smaller degree."""
+    return checked("bfv", 2 * DEGREE, primes_of(2 * DEGREE, (50, 50, 50))[:2], primes_of(2 * DEGREE, (50, 50, 50))[2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +100,36 @@ def _arranged(packing: MatrixPacking, rows: NDArray[np.int64]) -> NDArray[np.int
     return spaced.reshape(-1, groups)
 
 
-def noise_deviation(ring: Ring, packing: MatrixPacking, row_bits: float) -> float:
+def noise_deviation(ring: Ring, packing: MatrixPacking, row_bits: float, expansion: Expansion | None = None) -> float:
     """Standard deviation of a product's noise, in units of 2^-64 of the torus, where all of X is 2^row_bits large.
 
     It comes from the errors of the weights times the rows; those of the re-randomisation are far smaller.
+
+    Args:
+        expansion: of the weights, if they are. It makes their noise larger, about 2^9 times for 6 levels: rows of 2^9
+            and more lose the last bits of their products.
     """
-    return ERROR_DEVIATION * math.sqrt(packing.groups * ring.degree) * math.exp2(row_bits + 64) / ring.modulus
+    energy = ring.degree * ERROR_DEVIATION**2
+    if expansion is not None:
+        special = expanding_parameters().special
+        assert special is not None
+        energy = expanded_energy(expansion, ring.degree, switching_variance(ring.degree, ring.primes, special))
+    return math.sqrt(packing.groups * energy) * math.exp2(row_bits + 64) / ring.modulus
+
+
+def _packed(ring: Ring, constants: Words, expansion: Expansion) -> Words:
+    """Phases [count, k] of constants -> [ciphertexts, k, N], each divided by what it grows by, modulo q."""
+    found = np.zeros((expansion.ciphertexts, len(ring.primes), ring.degree), np.uint64)
+    start = 0
+    for index, size in enumerate(expansion.sizes):
+        found[index, :, :size] = constants[start : start + size].T
+        start += size
+    divisors = np.zeros((expansion.ciphertexts, ring.degree), np.int64)
+    for index, size in enumerate(expansion.sizes):
+        divisors[index, :size] = expansion.splits(size)
+    halves = [[pow(pow(2, -1, p), grown, p) for grown in range(expansion.levels + 1)] for p in ring.primes]
+    factors = np.array(halves, np.uint64)[:, divisors].swapaxes(0, 1)
+    return ring.multiply(found, np.ascontiguousarray(factors))
 
 
 @dataclass(slots=True)
@@ -107,7 +140,8 @@ class _Keys:
     secret_key: SecretKey | None = None
     public_key: PublicKey | None = None
     source: Source | None = None
-    used: int = 0  # uniform polynomials of the seed
+    used: int = 0  # uniform polynomials of the seed, for weights
+    switched: int = 0  # and for keys of expansion
 
 
 @dataclass(slots=True)
@@ -115,6 +149,7 @@ class _Query:
     """Weights as they were sent. `ciphertexts` [groups, 2, k, N], evaluation form, at all but their buyer."""
 
     packing: MatrixPacking
+    expansion: Expansion
     ciphertexts: Words | None = None
 
 
@@ -143,6 +178,10 @@ class SharedProducts:
         """Of one ciphertext of weights on the wire, to one party; a public key takes as much."""
         return 8 * self._words(())
 
+    def sent_bytes(self, expansion: Expansion) -> int:
+        """Of weights in one product, and what comes with them, to one party that gets its first ones."""
+        return self.query_bytes * (1 + expansion.ciphertexts) + 8 * self._key_words(expansion)
+
     @property
     def answer_bytes(self) -> int:
         """Of one ciphertext that comes back."""
@@ -153,7 +192,13 @@ class SharedProducts:
         return tuple(rank for rank in self.receivers if rank != holder)
 
     def product(
-        self, name: Hashable, packing: MatrixPacking, rows: Sequence[KnownRows], weights: Tensor, holders: Sequence[int]
+        self,
+        name: Hashable,
+        packing: MatrixPacking,
+        rows: Sequence[KnownRows],
+        weights: Tensor,
+        holders: Sequence[int],
+        levels: int = 0,
     ) -> Protocol[Tensor]:
         """Shares of rows @ weights modulo 2^64, uint64 [n, outputs], not truncated.
 
@@ -161,13 +206,16 @@ class SharedProducts:
             name: of the weights; what was sent under it is used again, in its own packing.
             rows: matrices, stacked.
             weights: uint64 [inputs, outputs] at each of `holders`, whose sum is meant; ignored elsewhere.
+            levels: weights, constants then (one output, groups of one column), travel up to 2^levels in a ciphertext
+                with as many keys, and are expanded where they arrive. For parameters with a special prime.
 
         **Cost** one round, two for new weights. From each holder to each other receiver `query_bytes` for its key and
-        for each ciphertext, once; from the rows' holder to each holder of weights `answer_bytes` for each answer;
-        nothing where both are one. No dealer.
-        **Reveals** nothing: weights are encrypted under their holder's key (RLWE); for answers see `to_shares`.
+        for each ciphertext, once, and the keys of an expansion; from the rows' holder to each holder of weights
+        `answer_bytes` for each answer; nothing where both are one. No dealer.
+        **Reveals** nothing: weights are encrypted under their holder's key (RLWE, and with an expansion that keys may
+        encrypt each other, as in all key switching); for answers see `to_shares`.
         """
-        yield from together(*(self._sent((name, holder), packing, weights, holder) for holder in holders))
+        yield from together(*(self._sent((name, holder), packing, levels, weights, holder) for holder in holders))
         pieces = yield from together(*(self._block(part, (name, h), weights, h) for part in rows for h in holders))
         n, each = sum(part.count for part in rows), len(holders)
 
@@ -178,56 +226,81 @@ class SharedProducts:
         return self.session.local(stacked, (n, packing.outputs), *pieces)
 
     # ---- weights
-    def _sent(self, name: tuple[Hashable, int], packing: MatrixPacking, weights: Tensor, buyer: int) -> Protocol[None]:
+    def _sent(
+        self, name: tuple[Hashable, int], packing: MatrixPacking, levels: int, weights: Tensor, buyer: int
+    ) -> Protocol[None]:
         """Sends the public key of `buyer`, who knows the weights, and these, unless that was done before."""
         if name in self._queries:
             return
-        others = self.others(buyer)
+        if levels and packing.group * packing.outputs != 1:
+            raise BadSpec("expansion makes constants: expected one output, in groups of one column")
+        others, expansion = self.others(buyer), Expansion(packing.groups, levels)
+        query = self._queries[name] = _Query(packing, expansion)
         if not others:
-            self._queries[name] = _Query(packing)
             return
         fresh = buyer not in self._keys
         keys = self._keys.setdefault(buyer, _Keys())
-        session, ring = self.session, self.parameters.ring()
-        shape = (packing.groups,)
-        first, keys.used = keys.used, keys.used + packing.groups
+        session = self.session
+        first, keys.used = keys.used, keys.used + expansion.ciphertexts
+        switched, keys.switched = keys.switched, keys.switched + levels * len(self.parameters.primes)
         if fresh:
             session.local(lambda: self._generate(keys, buyer), ())
-
-        def encrypted() -> Tensor:
-            if session.rank != buyer:
-                return Blank((self._words(shape),))
-            assert keys.secret_key is not None and keys.seed is not None
-            phases = ring.from_torus(packing.weights(weights), 64)
-            return pack(rlwe.encrypt(keys.secret_key, phases, keys.seed, first), ring.primes)
-
-        values = [session.local(lambda: self._public(keys), (self._words(()),))] if fresh else []
-        values.append(session.local(encrypted, (self._words(shape),)))
-        labels = ["he:key", "he:weights"][-len(values) :]
-        items = [
-            Item(label, value, sender=buyer, to=rank)
-            for rank in others
-            for label, value in zip(labels, values, strict=True)
-        ]
-        opened = yield items
-        query = self._queries[name] = _Query(packing)
+        sent = {"he:key": session.local(lambda: self._public(keys), (self._words(()),))} if fresh else {}
+        size = (self._words((expansion.ciphertexts,)),)
+        sent["he:weights"] = session.local(lambda: self._encrypted(keys, query, weights, first), size)
+        if levels:
+            size = (self._key_words(expansion),)
+            sent["he:expansion keys"] = session.local(lambda: self._switches(keys, expansion, switched), size)
+        opened = yield [Item(label, value, sender=buyer, to=rank) for rank in others for label, value in sent.items()]
         if session.rank in others:
-            place = others.index(session.rank) * len(values)
-            own = opened[place : place + len(values)]
-            assert keys.seed is not None
-            if fresh:
-                b = unpack(own[0], ring.primes, (len(ring.primes), ring.degree))
-                keys.public_key = PublicKey(ring, b, keys.seed)
-            halves = unpack(own[-1], ring.primes, (*shape, len(ring.primes), ring.degree))
-            query.ciphertexts = ring.ntt(rlwe.expand(ring, halves, keys.seed, first))
+            place = others.index(session.rank) * len(sent)
+            own = dict(zip(sent, opened[place : place + len(sent)], strict=True))
+            query.ciphertexts = self._received(keys, expansion, own, first, switched)
+
+    def _encrypted(self, keys: _Keys, query: _Query, weights: Tensor, first: int) -> Tensor:
+        """Weights as they travel, at their buyer."""
+        ring, expansion = self.parameters.ring(), query.expansion
+        if keys.secret_key is None:
+            return Blank((self._words((expansion.ciphertexts,)),))
+        assert keys.seed is not None
+        phases = ring.from_torus(query.packing.weights(weights), 64)
+        if expansion.levels:
+            phases = _packed(ring, phases[..., 0], expansion)
+        return pack(rlwe.encrypt(keys.secret_key, phases, keys.seed, first), ring.primes)
+
+    def _switches(self, keys: _Keys, expansion: Expansion, first: int) -> Tensor:
+        """The keys of an expansion as they travel, at their buyer."""
+        if keys.secret_key is None:
+            return Blank((self._key_words(expansion),))
+        assert keys.seed is not None
+        return pack(expansion_keys(keys.secret_key, expansion, keys.seed, first), self.parameters.key_primes)
+
+    def _received(self, keys: _Keys, expansion: Expansion, words: dict[str, Words], first: int, switched: int) -> Words:
+        """Weights in evaluation form, from what their buyer sent. Raises BadInput: a residue that is none."""
+        ring, key_ring, seed = self.parameters.ring(), self.parameters.key_ring(), keys.seed
+        assert seed is not None
+        shape = (len(ring.primes), ring.degree)
+        if "he:key" in words:
+            keys.public_key = PublicKey(ring, unpack(words["he:key"], ring.primes, shape), seed)
+        halves = unpack(words["he:weights"], ring.primes, (expansion.ciphertexts, *shape))
+        packed = rlwe.expand(ring, halves, seed, first)
+        if not expansion.levels:
+            return ring.ntt(packed)
+        b = unpack(words["he:expansion keys"], key_ring.primes, (expansion.levels, *switch_key_shape(key_ring)))
+        switches = read_keys(key_ring, b, seed, switched)
+        return np.concatenate(
+            [ring.ntt(part) for part in expand_constants(switches, packed, expansion, ring, os.cpu_count() or 1)]
+        )
 
     def _generate(self, keys: _Keys, buyer: int) -> Array:
         # Safety: a session's own seed, so that no party chooses the uniform halves; one for each buyer.
-        keys.seed = PublicSeed.derived(self.session.public_seed + b"hybrid" + bytes([buyer]))
+        keys.seed = PublicSeed.derived(
+            self.session.public_seed + b"hybrid" + bytes([buyer]) + self.parameters.degree.to_bytes(4, "big")
+        )
         keys.source = Source.fresh()
         if self.session.rank == buyer:
             ring = self.parameters.ring()
-            keys.secret_key = SecretKey(ring, keys.source, 0)
+            keys.secret_key = SecretKey(self.parameters.key_ring(), keys.source, 0)
             keys.public_key = PublicKey.generate(keys.secret_key, ring, keys.seed)
         return np.zeros((), np.uint64)
 
@@ -239,6 +312,11 @@ class SharedProducts:
     def _words(self, lead: tuple[int, ...]) -> int:
         primes = self.parameters.primes
         return packed_words(primes, (*lead, len(primes), self.parameters.degree))
+
+    def _key_words(self, expansion: Expansion) -> int:
+        primes = self.parameters.key_primes
+        shape = (expansion.levels, len(primes) - 1, len(primes), self.parameters.degree)
+        return packed_words(primes, shape) if expansion.levels else 0
 
     # ---- rows
     def _block(self, rows: KnownRows, name: tuple[Hashable, int], weights: Tensor, buyer: int) -> Protocol[Tensor]:

@@ -49,12 +49,12 @@ def _bytes(plan: Plan) -> int:
 def test_bytes_and_rounds_of_the_wide_matrix() -> None:
     masked, encrypted = (_planned(100_000, 4096, 200, 1, engine) for engine in ("mpc", "hybrid"))
     assert _bytes(masked) == 160_801_600
-    # 50 kB for the key and each of 50 ciphertexts of weights, 26 kB for each of 98 answers
-    assert _bytes(encrypted) == 51 * 51_200 + 98 * 26_624 == 5_220_352
-    assert encrypted.link_bytes == {(0, 1): 98 * 26_624, (1, 0): 51 * 51_200}
+    # expanded weights: 100 kB for each of 8 halves, and three times that for each of 5 keys; 54 kB for an answer
+    assert encrypted.link_bytes == {(0, 1): 25 * 54_272, (1, 0): 8 * 102_400 + 5 * 307_200}
+    assert _bytes(encrypted) == 3_712_000
     assert (masked.rounds, encrypted.rounds) == (25, 26)
     assert encrypted.dealer_bytes == 0
-    assert _bytes(masked) > 20 * _bytes(encrypted)
+    assert _bytes(masked) > 40 * _bytes(encrypted)
 
 
 def test_weights_go_once_to_every_owner() -> None:
@@ -67,7 +67,7 @@ def test_weights_go_once_to_every_owner() -> None:
 @pytest.mark.parametrize(
     ("rows", "inputs", "outputs", "more"),
     [
-        (100_000, 200, 1, 5_220_352 - 160_801_600),
+        (100_000, 200, 1, 3_712_000 - 160_801_600),
         (60_000, 784, 128, 90_112_000 - 438_562_816),
         (1_000, 784, 128, 11_724_800 - 8_098_816),
         (1_000, 30, 1, 260_096 - 248_240),
