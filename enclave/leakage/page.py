@@ -8,6 +8,7 @@ that a slip would still run nothing.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Sequence
 
 from enclave.leakage import plots
@@ -192,7 +193,8 @@ def _openings(report: LeakageReport) -> str:
 
 def _hiding(report: LeakageReport) -> str:
     rows = [
-        (text(h.label), "all" if h.bits is None else f"{h.bits:.0f}", text(h.method)) for h in report.hiding[:_SHOWN]
+        (text(h.label), "all" if h.bits is None else f"{math.floor(h.bits)}", text(h.method))
+        for h in report.hiding[:_SHOWN]
     ]
     note = (
         "What an owner computes from its own rows leaves it inside ciphertexts, whose noise and unused places could "
@@ -200,7 +202,8 @@ def _hiding(report: LeakageReport) -> str:
         "At 40 bits, whoever has the key tells the real ciphertext from one made without the rows with a chance of "
         "at most one in 2^40. A mask that is uniform hides perfectly; its bits are those of the assumption that all "
         "encryption here rests on. A line that says masked is no ciphertext: these rows left under one-time masks, "
-        "which hide all bits, for the reason that it gives."
+        "which hide all bits, for the reason that it gives. Distances add up: among a "
+        "thousand ciphertexts of a kind one of them may tell with ten bits less."
     )
     return _section("What hid the rows", note, _table(("What", "#Hidden bits", "How"), rows))
 

@@ -40,6 +40,7 @@ __all__ = [
 SCHEMA = "enclave.report/2"
 MAX_REPORT_BYTES = 8 << 20
 _MAX_ITEMS = 10_000
+_LEAST_HIDING_BITS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +299,12 @@ def _findings(
     if audit.reused_masks:
         where = f", {audit.reused_at}" if audit.reused_at else ""
         found.append(Finding("openings.fresh", f"masks were used {audit.reused_masks} times more than once{where}"))
+    if plan.hiding:
+        checks.append("ciphertexts.hidden")
+        for hidden in plan.hiding:
+            if hidden.bits is not None and hidden.bits < _LEAST_HIDING_BITS:
+                text = f"ciphertexts {hidden.label!r} hide their rows with {math.floor(hidden.bits)} bits alone"
+                found.append(Finding("ciphertexts.hidden", text))
     if state == "RELEASED":
         checks += ["transcript.steps", "transcript.bytes"]
         if not transcript.equals_plan:
@@ -317,6 +324,14 @@ def _findings(
     return tuple(checks), tuple(found)
 
 
+_ENCRYPTED_LIMITS = (
+    "Ciphertexts that are flooded hide the rows from a buyer whose public key and encryptions are honest. What one that"
+    " makes larger errors or another public key learns beyond the outputs is outside the model; uniform masks hide the"
+    " rows from it too.",
+    "That a job failed at the buyer tells an owner one bit, of what the buyer decrypted; each job has keys of its own.",
+)
+
+
 def _limits(spec: JobSpec) -> tuple[str, ...]:
     limits = [
         "No attack on the released outputs was run: neither membership or attribute inference nor reconstruction.",
@@ -327,6 +342,7 @@ def _limits(spec: JobSpec) -> tuple[str, ...]:
         "The dealer together with any one party that computes could remove all masks; who runs it is a claim."
         if spec.has_dealer
         else "Ciphertexts hide what they hold as long as ring learning with errors is hard, at 128 bits.",
+        *(_ENCRYPTED_LIMITS if spec.engine != "mpc" else ()),
         "Timing was not tested for dependence on data.",
         f"Large jobs are sampled; a defect in a few words only can be missed. p below {SMALLEST_P:g} counts as found.",
     ]

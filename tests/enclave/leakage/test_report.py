@@ -172,3 +172,17 @@ def test_extra_and_infinite_values_are_refused(honest: LeakageReport) -> None:
         LeakageReport.from_json(json.dumps(data | {"extra": 1}))
     with pytest.raises(BadInput, match="wall_s"):
         LeakageReport.from_json(json.dumps(data | {"wall_s": float("inf")}))
+
+
+def test_a_ciphertext_that_hides_too_little_is_a_finding() -> None:
+    weak = dataclasses.replace(PLAN, hiding=(HiddenCiphertexts("scores", 39.9, "flooding"),), dealer_bytes=0)
+    report = make_report(plan=weak)
+    assert [f.text for f in report.findings if f.check == "ciphertexts.hidden"] == [
+        "ciphertexts 'scores' hide their rows with 39 bits alone"
+    ]
+    assert "ciphertexts.hidden" in report.checks and "ciphertexts.hidden" not in make_report().checks
+
+
+def test_limits_of_encrypted_jobs_name_dishonest_keys() -> None:
+    said = " ".join(make_report(spec=make_spec(engine="hybrid")).limits)
+    assert "public key" in said and "one bit" in said and "public key" not in " ".join(make_report().limits)
