@@ -9,8 +9,8 @@ two. Then, with Q channels rounded up:
     first dense   its rows dealt out to these copies: with 64 rows and 16 copies four plaintext products do it
     second dense  a matrix on blocks of Q T slots that takes the features where they are, and log2 4 folds
 
-12 or fewer rotation keys, all powers of two; five levels. Scales are kept: a plaintext factor is encoded at the prime
-that the rescaling drops.
+12 or fewer rotation keys, all powers of two; four levels. Scales are kept: a plaintext factor is encoded at the prime
+that the rescaling drops. The last product is not rescaled: the bottom prime has room for both scales.
 
 Safety: slots that are no output hold partial sums, and a result of CKKS carries noise that depends on the model. What
 is returned here hides the image from who computes; it does not hide the model from who has the key. For a model or
@@ -35,16 +35,17 @@ from enclave.errors import BadSpec
 __all__ = ["LEVELS", "EncodedNetwork", "ImageNetwork", "image_parameters", "image_windows"]
 
 Floats = NDArray[np.float64]
-LEVELS = 5
-SCALE = 2.0**28
-_DEGREE, _BOTTOM_BITS, _LEVEL_BITS = 8192, 36, 28  # a result below 2^7 in magnitude
+LEVELS = 4
+SCALE = 2.0**27
+_LAST_SCALE = 2.0**17  # of the last layer's weights
+_DEGREE, _BOTTOM_BITS, _LEVEL_BITS = 8192, 52, 27  # a result below 2^7 in magnitude
 # Switching a digit of a prime q multiplies the key's errors by (q / 2) / P in the slots next to slot 0, where digits
-# that are not centred all add up; five bits more than the largest prime take an output's error from 4e-3 to 2e-4.
-_SPECIAL_BITS = 41
+# that are not centred all add up; six bits more than the largest prime make that a sixtieth.
+_SPECIAL_BITS = 58
 
 
 def image_parameters() -> Parameters:
-    """N = 8192, [36, 28 x 5 | 41], 217 of 218 bits: five levels at 128 bits of security."""
+    """N = 8192, [52, 27 x 4 | 58], 218 of 218 bits: four levels at 128 bits of security."""
     bottom, *levels, special = primes_of(_DEGREE, [_BOTTOM_BITS, *[_LEVEL_BITS] * LEVELS, _SPECIAL_BITS])
     return checked("ckks", _DEGREE, (bottom, *levels), special)
 
@@ -142,18 +143,21 @@ class EncodedNetwork:
 
     def encode(self, evaluator: Evaluator) -> list[list[list[Plain]]]:
         """The three matrices, for the levels that they are used on."""
-        layers = (self.convolution, self.first, self.second)
-        return [layer.encoded(evaluator, count) for layer, count in zip(layers, (6, 4, 2), strict=True)]
+        return [
+            self.convolution.encoded(evaluator, LEVELS + 1),
+            self.first.encoded(evaluator, LEVELS - 1),
+            self.second.encoded(evaluator, LEVELS - 3, _LAST_SCALE),
+        ]
 
     def forward(self, evaluator: Evaluator, plains: list[list[list[Plain]]], image: Encrypted) -> Encrypted:
-        """The encrypted outputs of an encrypted image. Cost: 5 levels."""
+        """The encrypted outputs of an encrypted image. Cost: 4 levels."""
         x = self.convolution.product(evaluator, plains[0], image)
         x = self._biased(evaluator, x, self._kernel_bias())
         x = evaluator.rescale(evaluator.square(x))
         x = self.first.product(evaluator, plains[1], x)
         x = self._biased(evaluator, x, self._hidden_slots(self._network.first_bias))
         x = evaluator.rescale(evaluator.square(x))
-        x = self.second.product(evaluator, plains[2], x)
+        x = self.second.product(evaluator, plains[2], x, rescaled=False)
         for step in self._sums:
             x = evaluator.add(x, evaluator.rotate(x, step))
         bias = np.zeros(self._slots)

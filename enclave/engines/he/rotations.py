@@ -106,12 +106,15 @@ class SlotMatrix:
         turns = [self.stride] * (self.baby > 1) + [self.stride * self.baby] * (self.giants > 1)
         return tuple(dict.fromkeys((*turns, *self.folds)))
 
-    def encoded(self, evaluator: Evaluator, count: int) -> list[list[Plain]]:
-        """By giant and baby step, for ciphertexts of `count` primes; the scale is kept by the product.
+    def encoded(self, evaluator: Evaluator, count: int, scale: float | None = None) -> list[list[Plain]]:
+        """By giant and baby step, for ciphertexts of `count` primes.
 
         The vector of giant step G is turned back by its steps beforehand.
+
+        Args:
+            scale: None: the prime that a rescaled product drops, so that it keeps the scale.
         """
-        scale = float(evaluator.context.primes[count - 1])
+        scale = float(evaluator.context.primes[count - 1]) if scale is None else scale
         step = self.stride * self.baby
         return [
             [
@@ -121,8 +124,10 @@ class SlotMatrix:
             for giant in range(self.giants)
         ]
 
-    def product(self, evaluator: Evaluator, plains: list[list[Plain]], x: Encrypted) -> Encrypted:
-        """The product, one level lower, at the scale of x.
+    def product(
+        self, evaluator: Evaluator, plains: list[list[Plain]], x: Encrypted, *, rescaled: bool = True
+    ) -> Encrypted:
+        """The product, one level lower; or, not rescaled, at the product of both scales.
 
         Raises: BadInput (code `input.transparent`): a matrix of zeros.
         """
@@ -133,7 +138,7 @@ class SlotMatrix:
         for row in reversed(plains):
             turned = None if total is None else evaluator.rotate(total, self.stride * self.baby)
             inner = evaluator.dot(zip(babies, row, strict=True))
-            fresh = None if inner is None else evaluator.rescale(inner)
+            fresh = evaluator.rescale(inner) if inner is not None and rescaled else inner
             total = turned if fresh is None else fresh if turned is None else evaluator.add(turned, fresh)
         if total is None:
             total = evaluator.multiply_plain(x, plains[0][0])  # of zeros: refused there

@@ -81,7 +81,7 @@ def test_other_shapes(context: Context) -> None:
 
 
 def test_parameters_and_keys(context: Context, digits: tuple[np.ndarray, np.ndarray]) -> None:
-    assert image_parameters().total_bits == 217
+    assert image_parameters().total_bits == 218
     encoded = EncodedNetwork(fitted(digits[0][:100], digits[1][:100]), context.slots)
     assert encoded.rotations == tuple(1 << i for i in range(12))
 
