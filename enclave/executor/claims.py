@@ -32,7 +32,7 @@ def _protocol(spec: JobSpec) -> str:
     shares = "additive sharing over Z_2^64, semi-honest, one dealer"
     if spec.engine == "mpc":
         return shares
-    encryption = "RLWE encryption at 128 bits under keys of the buyer's made for this job"
+    encryption = "RLWE encryption at 128 bits under keys made for this job"
     if spec.engine == "hybrid":
         return f"{shares}; products of rows and weights under {encryption}, where the plan says so"
     return f"{encryption}; {shares}" if spec.has_dealer else f"{encryption}, semi-honest, no dealer"
