@@ -21,6 +21,7 @@ __all__ = ["main"]
 
 _LEAST_S = 0.1  # CPU time that a basic operation is repeated for
 _SCALE_BITS = 40
+_ROTATION = 3  # the Galois element of a rotation by one
 _VERSIONS = {"tenseal": importlib.metadata.version("tenseal")}
 
 
@@ -100,7 +101,7 @@ class _Operation:
         public, relin, galois = seal.PublicKey(), seal.RelinKeys(), seal.GaloisKeys()
         keys.create_public_key(public)
         keys.create_relin_keys(relin)
-        keys.create_galois_keys([1], galois)
+        keys.create_galois_keys([_ROTATION], galois)
         secret = keys.secret_key()
         self._encoder, evaluator = seal.CKKSEncoder(context), seal.Evaluator(context)
         encryptor, self._decryptor = seal.Encryptor(context, public, secret), seal.Decryptor(context, secret)
