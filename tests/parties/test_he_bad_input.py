@@ -54,9 +54,9 @@ def proposed(fleet: Fleet, spec: JobSpec) -> Decision:
         return client.propose(fleet.sign(spec))
 
 
-def attempt(fleet: Fleet) -> Any:
+def attempt(fleet: Fleet, spec: JobSpec | None = None) -> Any:
     """A whole job of this process's buyer, as it is bent at the moment."""
-    spec = spec_of(fleet)
+    spec = spec or spec_of(fleet)
     with fleet.client("owner0") as client:
         assert client.propose(fleet.sign(spec)).state == "ADMITTED"
         return fleet.join(fleet.sign(spec), spec, [client])[1]
@@ -108,10 +108,21 @@ def test_a_ciphertext_that_is_none_is_refused(
 
 def test_a_flipped_bit_is_noise_to_who_flipped_it(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     """Any residues are a ciphertext of something: the owner answers as always, and the buyer finds noise."""
+    told: list[str] = []
+    close = LinkedChannel.close
+
+    def heard(self: LinkedChannel, error: EnclaveError | None = None) -> None:
+        told.append(repr(vars(error)) if error is not None else "")
+        close(self, error)
+
     with monkeypatch.context() as bent:
         sending(bent, "he:weights", flipped)
-        with pytest.raises(RangeExceeded, match="released scores"):
+        bent.setattr(LinkedChannel, "close", heard)
+        with pytest.raises(RangeExceeded, match="released scores") as caught:
             attempt(fleet)
+    # What the buyer decrypted stays with it: an owner that sends crafted answers would read weights from it.
+    assert caught.value.bound > 1.0 and f"{caught.value.bound:.6g}" in str(caught.value)
+    assert "released scores" in told[-1] and f"{caught.value.bound:.4g}" not in told[-1] and "bound" not in told[-1]
 
 
 def test_a_key_of_another_job_opens_nothing(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
