@@ -18,7 +18,8 @@ from benchmarks.measurement import Measurement
 __all__ = ["Truth", "error_of"]
 
 # Of `error_of`. Above it a line is no result; what a system promises is far below.
-_BOUNDS = {"matvec": 1e-3, "operation": 1e-4, "cnn": 0.25, "scoring": 1e-3, "rmse": 1e-4, "hybrid": 1e-4, "train": 1e-2}
+_BOUNDS = {"matvec": 1e-3, "operation": 1e-4, "cnn": 2e-2, "scoring": 1e-3, "rmse": 1e-4, "hybrid": 1e-4, "train": 1e-2}
+_PEER_BOUNDS = {"cnn": 0.5}  # the tutorial's scale of 2^26 leaves a score's first digit, and its argmax
 
 
 class Truth:
@@ -38,7 +39,9 @@ class Truth:
 
         Raises ValueError for outputs that are wrong, missing or of another shape.
         """
-        error, allowed = error_of(found, self._wanted), _BOUNDS[self._case.kind]
+        kind = self._case.kind
+        bounds = _BOUNDS if line.system in ("enclave", "plain") else {**_BOUNDS, **_PEER_BOUNDS}
+        error, allowed = error_of(found, self._wanted), bounds[kind]
         if error > allowed:
             raise ValueError(f"wrong: the error is {error:.3g}, at most {allowed:.3g}")
         line = replace(line, max_error=error)
