@@ -49,7 +49,7 @@ def _tutorial(rng: np.random.Generator) -> Arrays:
     """
     from sklearn.datasets import load_digits
 
-    from enclave.engines.he.convolution import image_windows
+    from enclave.engines.he.ckks.convolution import image_windows
 
     data = load_digits()
     images = np.pad(np.kron(data.images / 16.0, np.ones((3, 3))), ((0, 0), (2, 2), (2, 2)))

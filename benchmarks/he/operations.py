@@ -10,14 +10,14 @@ import numpy as np
 from benchmarks.he.inputs import Arrays
 from benchmarks.measurement import versions
 from benchmarks.peers.serving import clocked
-from enclave.engines.he import rlwe
-from enclave.engines.he.ckks import Encrypted, Plain
-from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
-from enclave.engines.he.parameters import checked, primes_of
-from enclave.engines.he.ring import Words
-from enclave.engines.he.rotations import KeyHolder
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.seal import Context
+from enclave.engines.he.ckks.evaluator import Encrypted, Plain
+from enclave.engines.he.ckks.rotations import KeyHolder
+from enclave.engines.he.ckks.seal import Context
+from enclave.engines.he.lattice import rlwe
+from enclave.engines.he.lattice.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.parameters import checked, primes_of
+from enclave.engines.he.lattice.ring import Words
+from enclave.engines.he.lattice.sampling import Source
 
 __all__ = ["Operation"]
 

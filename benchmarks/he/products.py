@@ -9,17 +9,17 @@ import numpy as np
 from benchmarks.he.inputs import Arrays
 from benchmarks.measurement import versions
 from benchmarks.peers.serving import clocked
-from enclave.engines.he import rlwe
-from enclave.engines.he.convolution import SCALE, EncodedNetwork, ImageNetwork, image_parameters
-from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
-from enclave.engines.he.matvec import PlainMatrix, VectorKey
-from enclave.engines.he.parameters import checked
-from enclave.engines.he.products import HIDING_BITS, flood_hiding_bits, noise_bits, protected
-from enclave.engines.he.ring import Words, ntt_primes
-from enclave.engines.he.rotations import KeyHolder
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.seal import Context
-from enclave.engines.he.wire import packed_words
+from enclave.engines.he.ckks.convolution import SCALE, EncodedNetwork, ImageNetwork, image_parameters
+from enclave.engines.he.ckks.rotations import KeyHolder
+from enclave.engines.he.ckks.seal import Context
+from enclave.engines.he.lattice import rlwe
+from enclave.engines.he.lattice.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.parameters import checked
+from enclave.engines.he.lattice.products import HIDING_BITS, flood_hiding_bits, noise_bits, protected
+from enclave.engines.he.lattice.ring import Words, ntt_primes
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.lattice.wire import packed_words
+from enclave.engines.he.linear.matvec import PlainMatrix, VectorKey
 
 __all__ = ["Matvec", "Tutorial", "network_of"]
 

@@ -11,12 +11,12 @@ from benchmarks.he.inputs import Arrays, Floats
 from benchmarks.he.sessions import Ran, run_session
 from benchmarks.measurement import versions
 from benchmarks.peers.serving import clocked
-from enclave.engines.he.encodings import Encodings
 from enclave.engines.he.engine import HeEngine
-from enclave.engines.he.linear import query_phases, send_weights
-from enclave.engines.he.packing import EncodedRows
-from enclave.engines.he.ring import Ring, Words
-from enclave.engines.he.scoring import RANGE, plan_scoring, score
+from enclave.engines.he.lattice.ring import Ring, Words
+from enclave.engines.he.linear.encodings import Encodings
+from enclave.engines.he.linear.packing import EncodedRows
+from enclave.engines.he.linear.scoring import RANGE, plan_scoring, score
+from enclave.engines.he.linear.weights import query_phases, send_weights
 from enclave.engines.interface import Permit
 from enclave.plan import make_plan
 

@@ -23,12 +23,12 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.encodings import Encodings
-from enclave.engines.he.expansion import Expansion
-from enclave.engines.he.matvec import MatrixPacking
+from enclave.engines.he.lattice.expansion import Expansion
+from enclave.engines.he.linear.encodings import Encodings
+from enclave.engines.he.linear.matvec import MatrixPacking
+from enclave.engines.he.linear.shared_products import KnownRows, SharedProducts, expanding_parameters
+from enclave.engines.he.linear.shares import hiding
 from enclave.engines.he.planner import Hiding
-from enclave.engines.he.shared_products import KnownRows, SharedProducts, expanding_parameters
-from enclave.engines.he.shares import hiding
 from enclave.engines.interface import Engine
 from enclave.engines.mpc.engine import MpcEngine
 from enclave.engines.mpc.protocols.arithmetic import Bilinear, Conv2d, MatMul

@@ -15,7 +15,7 @@ from enclave.messages import JobSpec
 if TYPE_CHECKING:
     from enclave.channel import Channel
     from enclave.channel.grpc_link import Listener
-    from enclave.engines.he.encodings import Encodings
+    from enclave.engines.he.linear.encodings import Encodings
     from enclave.engines.interface import Engine
     from enclave.engines.mpc.session import Session
     from enclave.identity import Identity, TrustStore
@@ -44,7 +44,7 @@ def kept_encodings(job: Assignment, home: Path, limit_bytes: int) -> Encodings |
     """Where an owner keeps its encoded rows from job to job; None where it does not, or the job has no use for them."""
     if job.role != "owner" or job.spec.engine == "mpc" or limit_bytes == 0:
         return None
-    from enclave.engines.he.encodings import Encodings
+    from enclave.engines.he.linear.encodings import Encodings
 
     return Encodings(folder=home / "encodings", folder_bytes=limit_bytes)
 

@@ -34,7 +34,7 @@ from enclave.messages import LinkTraffic, Signed, Transcript
 if TYPE_CHECKING:
     from enclave.channel import Channel
     from enclave.channel.grpc_link import Listener
-    from enclave.engines.he.encodings import Encodings
+    from enclave.engines.he.linear.encodings import Encodings
     from enclave.engines.mpc.ahead import Stock, Witness
     from enclave.engines.mpc.engine import MpcEngine
     from enclave.engines.mpc.ranks import DealerSession, PartySession

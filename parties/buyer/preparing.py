@@ -87,10 +87,20 @@ class Draft:
         return f"Draft({self.spec.kind} {self.spec.job_id})"
 
     def numbers(self) -> NumericPlan:
-        """How far the job's numbers go and how wrong they can be."""
+        """How far the job's numbers go and how wrong they can be.
+
+        Raises: RangeExceeded: naming the layer of an encrypted network whose values could leave its numbers.
+        """
+        from enclave.workloads.encrypted.networks import check_weights, has_products
         from enclave.workloads.numeric import evaluation_numbers, training_numbers
 
-        return training_numbers(self.spec) if self.model is None else evaluation_numbers(self.model, self.spec)
+        spec, model = self.spec, self.model
+        if model is None:
+            return training_numbers(spec)
+        numbers = evaluation_numbers(model, spec)
+        if spec.engine == "he" and spec.dealer is None and has_products(spec.architecture):
+            numbers = replace(numbers, output_error=check_weights(spec, model.weights).error)
+        return numbers
 
     def inputs(self) -> Inputs:
         """What this party brings to the session."""

@@ -30,7 +30,7 @@ def quote_text(quote: Quote) -> str:
             table(("party", "sends", "receives"), rows, right=(1, 2)),
             "",
             *([_hiding_text(quote), ""] if quote.hiding else []),
-            _numbers_text(quote.numbers) if quote.dealer else _rounding_text(quote.numbers),
+            _numbers_text(quote.numbers) if quote.dealer else _rounding_text(quote),
             *([_engines_text(quote)] if quote.options else []),
         ]
     )
@@ -65,8 +65,10 @@ def _engines_text(quote: Quote) -> str:
     return "\n".join(["", table(heads, rows, right=(2, 3, 4, 5)), "", best])
 
 
-def _rounding_text(numbers: NumericPlan) -> str:
-    return f"rows are rounded to at most {numbers.frac_bits} fractional bits"
+def _rounding_text(quote: Quote) -> str:
+    text = f"rows are rounded to at most {quote.numbers.frac_bits} fractional bits"
+    error = quote.numbers.output_error
+    return text if quote.kind == "train" or error is None else f"{text}; error of an output: at most {error:.2g}"
 
 
 def _numbers_text(numbers: NumericPlan) -> str:

@@ -16,13 +16,13 @@ import pytest
 from enclave.channel.linked import LinkedChannel
 from enclave.engines.he import engine as he_engine
 from enclave.engines.he.engine import HeEngine, Keys
-from enclave.engines.he.keys import SecretKey
-from enclave.engines.he.linear import _Sender
-from enclave.engines.he.packing import EncodedRows
-from enclave.engines.he.ring import Ring, Words
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.scoring import Scores, plan_scoring
-from enclave.engines.he.wire import pack
+from enclave.engines.he.lattice.keys import SecretKey
+from enclave.engines.he.lattice.ring import Ring, Words
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.lattice.wire import pack
+from enclave.engines.he.linear.packing import EncodedRows
+from enclave.engines.he.linear.scoring import Scores, plan_scoring
+from enclave.engines.he.linear.weights import _Sender
 from enclave.engines.mpc.recorder import Recorder
 from enclave.errors import BadInput, EnclaveError, RangeExceeded
 from enclave.messages import Decision, JobSpec

@@ -16,13 +16,13 @@ from typing import Any, Protocol, TypeVar, cast
 
 from numpy.typing import NDArray
 
-from enclave.engines.he.encodings import Encodings
-from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
-from enclave.engines.he.parameters import Parameters
+from enclave.engines.he.lattice.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.parameters import Parameters
+from enclave.engines.he.lattice.ring import Words
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.lattice.wire import pack, packed_words, unpack
+from enclave.engines.he.linear.encodings import Encodings
 from enclave.engines.he.planner import Hiding
-from enclave.engines.he.ring import Words
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.wire import pack, packed_words, unpack
 from enclave.engines.interface import Permit
 from enclave.engines.mpc import session as sessions
 from enclave.engines.mpc.session import Item, Session, Tensor

@@ -26,8 +26,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from enclave.engines.he.expansion import Expansion
-from enclave.engines.he.noise import (
+from enclave.engines.he.lattice.expansion import Expansion
+from enclave.engines.he.lattice.noise import (
     FRESH_VARIANCE,
     deviations,
     dropping_variance,
@@ -35,8 +35,8 @@ from enclave.engines.he.noise import (
     switching_variance,
     zero_variance,
 )
-from enclave.engines.he.parameters import MOST_BITS, SECURITY_BITS, Parameters, checked, primes_of
-from enclave.engines.he.wire import packed_words
+from enclave.engines.he.lattice.parameters import MOST_BITS, SECURITY_BITS, Parameters, checked, primes_of
+from enclave.engines.he.lattice.wire import packed_words
 from enclave.errors import BadSpec
 
 __all__ = ["FLOOD", "HONEST", "MASK", "HePlan", "Hiding", "LinearWork", "plan_linear"]

@@ -1,4 +1,4 @@
-"""Accuracy and confusion without a dealer: `enclave.engines.he.counting` for two classes, `classes` for more."""
+"""Accuracy and confusion without a dealer: `engines.he.decisions.counting` for two classes, `classes` for more."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.classes import class_words, margin_words, predicted, unbeaten
-from enclave.engines.he.counting import Decisions, Tally, decided, score_words, tallied
+from enclave.engines.he.decisions.classes import class_words, margin_words, predicted, unbeaten
+from enclave.engines.he.decisions.counting import Decisions, Tally, decided, score_words, tallied
+from enclave.engines.he.decisions.sums import Table
+from enclave.engines.he.decisions.zero_forms import MOST
 from enclave.engines.he.engine import HeEngine, Releasable
-from enclave.engines.he.linear import EncryptedWeights, Query, query_phases, send_weights
-from enclave.engines.he.packing import EncodedRows, Packing, RowBlocks
+from enclave.engines.he.lattice.ring import Ring, Words
+from enclave.engines.he.linear.packing import EncodedRows, Packing, RowBlocks
+from enclave.engines.he.linear.scoring import RANGE
+from enclave.engines.he.linear.shares import rounding_deviation
+from enclave.engines.he.linear.weights import EncryptedWeights, Query, query_phases, send_weights
 from enclave.engines.he.planner import MASK, HePlan, LinearWork, plan_linear
-from enclave.engines.he.ring import Ring, Words
-from enclave.engines.he.scoring import RANGE
-from enclave.engines.he.shares import rounding_deviation
-from enclave.engines.he.sums import Table
-from enclave.engines.he.zero_forms import MOST
 from enclave.engines.mpc.session import together
 from enclave.errors import BadSpec
 from enclave.messages import JobSpec

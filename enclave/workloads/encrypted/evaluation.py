@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from enclave.engines.he.engine import HeEngine, Releasable
-from enclave.engines.he.gram import FunctionalPlan, evaluate_functional, plan_functional, triangle
-from enclave.engines.he.linear import query_phases, send_weights
-from enclave.engines.he.packing import EncodedRows
-from enclave.engines.he.scoring import RANGE, ScoringPlan, plan_scoring, score
+from enclave.engines.he.linear.gram import FunctionalPlan, evaluate_functional, plan_functional, triangle
+from enclave.engines.he.linear.packing import EncodedRows
+from enclave.engines.he.linear.scoring import RANGE, ScoringPlan, plan_scoring, score
+from enclave.engines.he.linear.weights import query_phases, send_weights
 from enclave.engines.he.steps import at_work
 from enclave.engines.interface import Engine, Secret
 from enclave.errors import BadModel, BadSpec

@@ -14,16 +14,16 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.classes import predicted
-from enclave.engines.he.counting import Decisions, decided, tallied
+from enclave.engines.he.decisions.classes import predicted
+from enclave.engines.he.decisions.counting import Decisions, decided, tallied
+from enclave.engines.he.decisions.sums import Table
+from enclave.engines.he.decisions.zero_forms import at_rank
 from enclave.engines.he.engine import HeEngine, Releasable
-from enclave.engines.he.forms import read_network
-from enclave.engines.he.networks import Accuracy, NetworkPlan, check_range, plan_network
-from enclave.engines.he.polynomial import NetworkRows, predict_network
-from enclave.engines.he.predictions import OutputSum, Predictions
-from enclave.engines.he.ring import Words
-from enclave.engines.he.sums import Table
-from enclave.engines.he.zero_forms import at_rank
+from enclave.engines.he.lattice.ring import Words
+from enclave.engines.he.networks.forms import read_network
+from enclave.engines.he.networks.plan import Accuracy, NetworkPlan, check_range, plan_network
+from enclave.engines.he.networks.polynomial import NetworkRows, predict_network
+from enclave.engines.he.networks.predictions import OutputSum, Predictions
 from enclave.engines.mpc.session import Protocol, Session
 from enclave.errors import BadModel, BadSpec, RangeExceeded
 from enclave.messages import Architecture, JobSpec

@@ -21,10 +21,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he import descent
-from enclave.engines.he import training as encrypted
-from enclave.engines.he.descent import OwnRows, Problem
 from enclave.engines.he.engine import HeEngine
+from enclave.engines.he.regression import descent
+from enclave.engines.he.regression import training as encrypted
+from enclave.engines.he.regression.descent import OwnRows, Problem
 from enclave.engines.interface import Engine, Secret
 from enclave.engines.mpc.session import Protocol, Session
 from enclave.errors import BadModel, BadSpec

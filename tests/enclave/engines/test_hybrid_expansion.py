@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enclave.engines.he.expansion import Expansion
-from enclave.engines.he.matvec import MatrixPacking
-from enclave.engines.he.shared_products import expanding_parameters, noise_deviation
+from enclave.engines.he.lattice.expansion import Expansion
+from enclave.engines.he.linear.matvec import MatrixPacking
+from enclave.engines.he.linear.shared_products import expanding_parameters, noise_deviation
 from enclave.engines.hybrid import HybridEngine
 from enclave.engines.interface import Engine
 from enclave.engines.mpc.session import Session

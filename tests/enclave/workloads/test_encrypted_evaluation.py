@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from enclave.engines.he.encodings import Encodings
 from enclave.engines.he.engine import HeEngine
+from enclave.engines.he.linear.encodings import Encodings
 from enclave.engines.interface import Permit
 from enclave.errors import BadModel, BadSpec, PolicyRefused
 from enclave.messages import Architecture, JobSpec, Layer, TensorType

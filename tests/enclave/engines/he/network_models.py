@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from enclave.engines.he.engine import HeEngine
-from enclave.engines.he.forms import read_network
-from enclave.engines.he.networks import plan_network
-from enclave.engines.he.polynomial import NetworkRows, predict_network
+from enclave.engines.he.networks.forms import read_network
+from enclave.engines.he.networks.plan import plan_network
+from enclave.engines.he.networks.polynomial import NetworkRows, predict_network
 from enclave.engines.interface import Permit
 from enclave.models.builder import GraphBuilder
 from enclave.models.model import Model

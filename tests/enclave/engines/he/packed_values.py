@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from enclave.engines.he.expansion import Expansion
-from enclave.engines.he.ring import Ring, Words
+from enclave.engines.he.lattice.expansion import Expansion
+from enclave.engines.he.lattice.ring import Ring, Words
 
 
 def packed_phases(ring: Ring, values: NDArray[Any], bits: int, expansion: Expansion) -> Words:

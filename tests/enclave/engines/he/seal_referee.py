@@ -1,6 +1,6 @@
 """SEAL as referee: our arrays in its objects, decrypted, measured and evaluated by its own code.
 
-Written apart from `enclave.engines.he.seal`, which is checked by it.
+Written apart from `enclave.engines.he.ckks.seal`, which is checked by it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import tenseal.sealapi as seal
 
-from enclave.engines.he.keys import SecretKey
-from enclave.engines.he.parameters import Parameters, primes_of
-from enclave.engines.he.ring import Ring
-from enclave.engines.he.sampling import Source
+from enclave.engines.he.lattice.keys import SecretKey
+from enclave.engines.he.lattice.parameters import Parameters, primes_of
+from enclave.engines.he.lattice.ring import Ring
+from enclave.engines.he.lattice.sampling import Source
 
 
 def _framed(body: bytes) -> bytes:

@@ -6,11 +6,11 @@ One column, so that the attacks are exact: the answer is x Enc(w), the key holde
 import numpy as np
 import pytest
 
-from enclave.engines.he.keys import Domain, PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.keys import Domain, PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.ring import Ring
+from enclave.engines.he.lattice.rlwe import encrypt_zero
+from enclave.engines.he.lattice.sampling import Source
 from enclave.engines.he.planner import LinearWork, plan_linear
-from enclave.engines.he.ring import Ring
-from enclave.engines.he.rlwe import encrypt_zero
-from enclave.engines.he.sampling import Source
 from enclave.engines.mpc.random import KeyStream
 
 WORK = LinearWork(columns=1, row_magnitude=8.0, weight_magnitude=1.0, precision=2e-3)

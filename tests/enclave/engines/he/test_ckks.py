@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import tenseal.sealapi as sealapi
 
-from enclave.engines.he import seal
-from enclave.engines.he.ckks import Encrypted, Evaluator, galois_element
-from enclave.engines.he.keys import Domain, PublicSeed, SecretKey
-from enclave.engines.he.parameters import checked, primes_of
-from enclave.engines.he.ring import Words
-from enclave.engines.he.rlwe import encrypt, expand, phase
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.seal import Context
+from enclave.engines.he.ckks.evaluator import Encrypted, Evaluator, galois_element, seal
+from enclave.engines.he.ckks.seal import Context
+from enclave.engines.he.lattice.keys import Domain, PublicSeed, SecretKey
+from enclave.engines.he.lattice.parameters import checked, primes_of
+from enclave.engines.he.lattice.ring import Words
+from enclave.engines.he.lattice.rlwe import encrypt, expand, phase
+from enclave.engines.he.lattice.sampling import Source
 from enclave.errors import BadInput, EnclaveError
 
 SEED = PublicSeed(bytes(range(16)))

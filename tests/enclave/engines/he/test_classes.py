@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enclave.engines.he.classes import unbeaten
-from enclave.engines.he.conjunction import all_of
-from enclave.engines.he.counting import tallied
+from enclave.engines.he.decisions.classes import unbeaten
+from enclave.engines.he.decisions.conjunction import all_of
+from enclave.engines.he.decisions.counting import tallied
 from enclave.engines.interface import Permit
 from enclave.errors import BadData
 

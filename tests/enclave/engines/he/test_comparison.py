@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enclave.engines.he import zero_forms
-from enclave.engines.he.comparison import bits_of, layout_of, less_than, order_forms
-from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.slots import DEGREE, Slots, plaintext_primes, slot_parameters, uniform_below
-from enclave.engines.he.zero_forms import Draws, answered
+from enclave.engines.he.decisions import zero_forms
+from enclave.engines.he.decisions.comparison import bits_of, layout_of, less_than, order_forms
+from enclave.engines.he.decisions.slots import DEGREE, Slots, plaintext_primes, slot_parameters, uniform_below
+from enclave.engines.he.decisions.zero_forms import Draws, answered
+from enclave.engines.he.lattice.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.sampling import Source
 from enclave.errors import BadInput, BadSpec
 
 SLOTS = Slots(*plaintext_primes(1))

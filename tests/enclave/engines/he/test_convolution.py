@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from enclave.engines.he.convolution import SCALE, EncodedNetwork, ImageNetwork, image_parameters, image_windows
-from enclave.engines.he.keys import PublicSeed, SecretKey
-from enclave.engines.he.rotations import KeyHolder
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.seal import Context
+from enclave.engines.he.ckks.convolution import SCALE, EncodedNetwork, ImageNetwork, image_parameters, image_windows
+from enclave.engines.he.ckks.rotations import KeyHolder
+from enclave.engines.he.ckks.seal import Context
+from enclave.engines.he.lattice.keys import PublicSeed, SecretKey
+from enclave.engines.he.lattice.sampling import Source
 from enclave.errors import BadSpec
 
 IMAGES = 25

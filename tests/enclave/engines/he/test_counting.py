@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
 
-from enclave.engines.he import sums
-from enclave.engines.he.counting import decided, score_words, tallied
-from enclave.engines.he.linear import Query, query_phases, send_weights
-from enclave.engines.he.packing import EncodedRows, Packing
-from enclave.engines.he.slots import DEGREE, slot_parameters
+from enclave.engines.he.decisions import sums
+from enclave.engines.he.decisions.counting import decided, score_words, tallied
+from enclave.engines.he.decisions.slots import DEGREE, slot_parameters
+from enclave.engines.he.linear.packing import EncodedRows, Packing
+from enclave.engines.he.linear.weights import Query, query_phases, send_weights
 from enclave.engines.interface import Permit
 from enclave.errors import BadData, BadSpec, PolicyRefused
 

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enclave.engines.he import crossterms
-from enclave.engines.he.crossterms import Buyer, Moduli, Owner, matmul_modulo
-from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
-from enclave.engines.he.matvec import MatrixPacking
-from enclave.engines.he.parameters import checked, primes_of
-from enclave.engines.he.ring import Ring, Words
-from enclave.engines.he.rlwe import phase
-from enclave.engines.he.sampling import Source
+from enclave.engines.he.lattice.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.parameters import checked, primes_of
+from enclave.engines.he.lattice.ring import Ring, Words
+from enclave.engines.he.lattice.rlwe import phase
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.linear.matvec import MatrixPacking
+from enclave.engines.he.networks.crossterms import Buyer, Moduli, Owner, matmul_modulo
+from enclave.engines.he.networks.plan import crossterms
 
 DEGREE = 8192
 PARAMETERS = checked("bfv", DEGREE, primes_of(DEGREE, [50] * 4))

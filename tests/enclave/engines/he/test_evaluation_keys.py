@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enclave.engines.he.ckks import Evaluator
-from enclave.engines.he.evaluation_keys import KeyUse, evaluation_keys, key_bytes
-from enclave.engines.he.parameters import Parameters, checked, primes_of
-from enclave.engines.he.rlwe import encrypt, expand, phase
+from enclave.engines.he.ckks.evaluation_keys import KeyUse, evaluation_keys, key_bytes
+from enclave.engines.he.ckks.evaluator import Evaluator
+from enclave.engines.he.lattice.parameters import Parameters, checked, primes_of
+from enclave.engines.he.lattice.rlwe import encrypt, expand, phase
 from enclave.errors import BadInput
 
 N, SCALE = 4096, 2.0**22

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from enclave.engines.he import expansion as module
-from enclave.engines.he.expansion import Expansion, expand_constants, expansion_keys, read_keys
-from enclave.engines.he.keys import PublicSeed, SecretKey
-from enclave.engines.he.linear import Query, query_phases
-from enclave.engines.he.noise import deviations, expanded_energy, switching_variance
-from enclave.engines.he.packing import Packing
-from enclave.engines.he.parameters import checked, primes_of
-from enclave.engines.he.rlwe import decode, encrypt, expand, phase
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.switching import apply_automorphism
+from enclave.engines.he.lattice import expansion as module
+from enclave.engines.he.lattice.expansion import Expansion, expand_constants, expansion_keys, read_keys
+from enclave.engines.he.lattice.keys import PublicSeed, SecretKey
+from enclave.engines.he.lattice.noise import deviations, expanded_energy, switching_variance
+from enclave.engines.he.lattice.parameters import checked, primes_of
+from enclave.engines.he.lattice.rlwe import decode, encrypt, expand, phase
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.lattice.switching import apply_automorphism
+from enclave.engines.he.linear.packing import Packing
+from enclave.engines.he.linear.weights import Query, query_phases
 from enclave.errors import BadInput
 from tests.enclave.engines.he.packed_values import packed_phases
 from tests.enclave.engines.he.seal_referee import Referee

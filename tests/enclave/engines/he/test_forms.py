@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from enclave.engines.he.forms import PolynomialNetwork, read_network, window_places
+from enclave.engines.he.networks.forms import PolynomialNetwork, read_network, window_places
 from enclave.errors import BadModel
 from enclave.messages import Architecture, Layer
 from enclave.models.builder import GraphBuilder

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from enclave.engines.he.engine import HeEngine
-from enclave.engines.he.gram import Functional, evaluate_functional, plan_functional, triangle
+from enclave.engines.he.linear.gram import Functional, evaluate_functional, plan_functional, triangle
 from enclave.engines.interface import Permit
 from enclave.errors import BadData, PolicyRefused, RangeExceeded
 

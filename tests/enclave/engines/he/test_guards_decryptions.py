@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from enclave.engines.he import engine as he_engine
-from enclave.engines.he import shared_products
-from enclave.engines.he.descent import Problem, own_rows
-from enclave.engines.he.keys import SecretKey
+from enclave.engines.he.lattice.keys import SecretKey
+from enclave.engines.he.linear.weights import shared_products
+from enclave.engines.he.regression.descent import Problem, own_rows
 from enclave.errors import Refused
 from tests.enclave.engines.he import test_counting, test_training, test_truncation
 from tests.enclave.engines.he.network_models import dense, predicted

@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from enclave.engines.he import shares
+from enclave.engines.he.decisions.sums import HIDING
+from enclave.engines.he.decisions.truncation import HIDING as TRUNCATION
+from enclave.engines.he.decisions.zero_forms import hiding
 from enclave.engines.he.engine import HeEngine
-from enclave.engines.he.gram import plan_functional
-from enclave.engines.he.keys import Domain, PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.keys import Domain, PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.products import protected
+from enclave.engines.he.lattice.ring import Ring, Words
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.linear.gram import plan_functional
+from enclave.engines.he.linear.scoring import plan_scoring
+from enclave.engines.he.linear.weights import shares
 from enclave.engines.he.planner import HONEST
-from enclave.engines.he.products import protected
-from enclave.engines.he.ring import Ring, Words
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.scoring import plan_scoring
-from enclave.engines.he.sums import HIDING
-from enclave.engines.he.truncation import HIDING as TRUNCATION
-from enclave.engines.he.zero_forms import hiding
 from tests.enclave.engines.he.test_scoring import BITS
 
 PLAN = plan_scoring(1, 1, 8192, BITS, 16.0)
@@ -126,7 +126,7 @@ def test_shares_send_no_c0(run_he: Any) -> None:
 
 
 def shares_ring() -> Ring:
-    from enclave.engines.he.shared_products import parameters
+    from enclave.engines.he.linear.shared_products import parameters
 
     return parameters().ring()
 

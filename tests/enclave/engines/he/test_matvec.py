@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from enclave.engines.he import rlwe
-from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
-from enclave.engines.he.matvec import MatrixPacking, PlainMatrix, VectorKey
-from enclave.engines.he.parameters import checked
-from enclave.engines.he.products import flood_hiding_bits, noise_bits, protected
-from enclave.engines.he.ring import Ring, ntt_primes
-from enclave.engines.he.sampling import Source
+from enclave.engines.he.lattice import rlwe
+from enclave.engines.he.lattice.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.parameters import checked
+from enclave.engines.he.lattice.products import flood_hiding_bits, noise_bits, protected
+from enclave.engines.he.lattice.ring import Ring, ntt_primes
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.linear.matvec import MatrixPacking, PlainMatrix, VectorKey
 from enclave.errors import BadInput, BadSpec
 
 DEGREE, BITS = 8192, 44

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from enclave.engines.he.crossterms import Moduli
-from enclave.engines.he.forms import read_network
-from enclave.engines.he.networks import accuracy, check_range, plan_network
+from enclave.engines.he.networks.crossterms import Moduli
+from enclave.engines.he.networks.forms import read_network
+from enclave.engines.he.networks.plan import accuracy, check_range, plan_network
 from enclave.errors import BadModel, RangeExceeded
 from enclave.models.builder import GraphBuilder
 from enclave.models.model import Model

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from enclave.engines.he.encodings import Encodings
-from enclave.engines.he.packing import EncodedRows, Packing
-from enclave.engines.he.parameters import primes_of
-from enclave.engines.he.ring import Ring
+from enclave.engines.he.lattice.parameters import primes_of
+from enclave.engines.he.lattice.ring import Ring
+from enclave.engines.he.linear.encodings import Encodings
+from enclave.engines.he.linear.packing import EncodedRows, Packing
 from enclave.errors import BadData, BadSpec
 
 N = 256

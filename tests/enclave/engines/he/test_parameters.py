@@ -2,8 +2,8 @@
 
 import pytest
 
-from enclave.engines.he import parameters
-from enclave.engines.he.parameters import MOST_BITS, checked, primes_of
+from enclave.engines.he.lattice import parameters
+from enclave.engines.he.lattice.parameters import MOST_BITS, checked, primes_of
 from enclave.errors import BadInput
 
 

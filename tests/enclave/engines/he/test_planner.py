@@ -6,14 +6,14 @@ import math
 import numpy as np
 import pytest
 
-from enclave.engines.he.expansion import Expansion, expand_constants, expansion_keys, read_keys
-from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
-from enclave.engines.he.noise import deviations
-from enclave.engines.he.parameters import MOST_BITS
+from enclave.engines.he.lattice.expansion import Expansion, expand_constants, expansion_keys, read_keys
+from enclave.engines.he.lattice.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.noise import deviations
+from enclave.engines.he.lattice.parameters import MOST_BITS
+from enclave.engines.he.lattice.rlwe import encrypt, encrypt_zero, expand, phase
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.lattice.wire import packed_words
 from enclave.engines.he.planner import FLOOD, MASK, HePlan, Hiding, LinearWork, plan_linear
-from enclave.engines.he.rlwe import encrypt, encrypt_zero, expand, phase
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.wire import packed_words
 from enclave.errors import BadSpec
 from tests.enclave.engines.he.packed_values import packed_phases
 from tests.enclave.engines.he.seal_referee import Referee, key_for, noise_bits

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from enclave.engines.he.crossterms import Buyer
-from enclave.engines.he.forms import read_network
-from enclave.engines.he.networks import NetworkPlan, accuracy, plan_network
+from enclave.engines.he.networks.crossterms import Buyer
+from enclave.engines.he.networks.forms import read_network
+from enclave.engines.he.networks.plan import NetworkPlan, accuracy, plan_network
 from enclave.errors import BadData, BadInput
 from enclave.models.model import Model
 from enclave.models.reference import forward_float

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enclave.engines.he import refresh as module
-from enclave.engines.he.parameters import Parameters, checked, primes_of
-from enclave.engines.he.refresh import Refresh, lifted
-from enclave.engines.he.ring import Ring, Words
-from enclave.engines.he.rlwe import phase
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.wire import pack, packed_words, unpack
+from enclave.engines.he.lattice.parameters import Parameters, checked, primes_of
+from enclave.engines.he.lattice.ring import Ring, Words
+from enclave.engines.he.lattice.rlwe import phase
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.lattice.wire import pack, packed_words, unpack
+from enclave.engines.he.regression import refresh as module
+from enclave.engines.he.regression.refresh import Refresh, lifted
 from enclave.errors import BadInput, PeerLost, Refused
 
 N = 4096

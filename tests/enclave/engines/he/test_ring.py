@@ -13,7 +13,7 @@ import tenseal.sealapi as seal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from enclave.engines.he.ring import Ring, Words, ntt_primes
+from enclave.engines.he.lattice.ring import Ring, Words, ntt_primes
 from enclave.engines.mpc.random import KeyStream
 from enclave.errors import BadInput
 

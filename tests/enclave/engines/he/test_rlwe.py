@@ -6,13 +6,13 @@ import pickle
 import numpy as np
 import pytest
 
-from enclave.engines.he.keys import Domain, PublicKey, PublicSeed, SecretKey
-from enclave.engines.he.noise import zero_variance
-from enclave.engines.he.parameters import checked, primes_of
-from enclave.engines.he.ring import Ring
-from enclave.engines.he.rlwe import decode, encrypt, encrypt_zero, expand, phase, signed, zero_parts
-from enclave.engines.he.sampling import ERROR_DEVIATION, Source
-from enclave.engines.he.switching import SwitchKey, automorphism_key, relinearisation_key
+from enclave.engines.he.lattice.keys import Domain, PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.noise import zero_variance
+from enclave.engines.he.lattice.parameters import checked, primes_of
+from enclave.engines.he.lattice.ring import Ring
+from enclave.engines.he.lattice.rlwe import decode, encrypt, encrypt_zero, expand, phase, signed, zero_parts
+from enclave.engines.he.lattice.sampling import ERROR_DEVIATION, Source
+from enclave.engines.he.lattice.switching import SwitchKey, automorphism_key, relinearisation_key
 from enclave.errors import BadInput, Refused
 from tests.enclave.engines.he.seal_referee import Referee, noise_bits
 

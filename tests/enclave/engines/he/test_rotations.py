@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from enclave.engines.he.keys import PublicSeed, SecretKey
-from enclave.engines.he.parameters import checked, primes_of
-from enclave.engines.he.rotations import KeyHolder, SlotMatrix
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.seal import Context
+from enclave.engines.he.ckks.rotations import KeyHolder, SlotMatrix
+from enclave.engines.he.ckks.seal import Context
+from enclave.engines.he.lattice.keys import PublicSeed, SecretKey
+from enclave.engines.he.lattice.parameters import checked, primes_of
+from enclave.engines.he.lattice.sampling import Source
 from enclave.errors import BadInput, BadSpec
 
 SLOTS, SCALE = 2048, 2.0**28

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from enclave.engines.he.parameters import primes_of
-from enclave.engines.he.ring import Ring
-from enclave.engines.he.sampling import ERROR_DEVIATION, Source
+from enclave.engines.he.lattice.parameters import primes_of
+from enclave.engines.he.lattice.ring import Ring
+from enclave.engines.he.lattice.sampling import ERROR_DEVIATION, Source
 from enclave.engines.mpc.random import KeyStream
 from enclave.errors import BadInput, SessionError
 

@@ -11,17 +11,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from enclave.engines.he import linear, rlwe, scoring
 from enclave.engines.he.engine import HeEngine, Keys
-from enclave.engines.he.expansion import expansion_keys, read_keys
-from enclave.engines.he.keys import Domain, PublicKey, PublicSeed, SecretKey
-from enclave.engines.he.linear import EncryptedWeights, Query, query_phases, send_weights, side_by_side, torus_phases
-from enclave.engines.he.packing import EncodedRows, Packing
+from enclave.engines.he.lattice import rlwe
+from enclave.engines.he.lattice.expansion import expansion_keys, read_keys
+from enclave.engines.he.lattice.keys import Domain, PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.products import protected
+from enclave.engines.he.lattice.ring import Words
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.linear.packing import EncodedRows, Packing
+from enclave.engines.he.linear.scoring import RANGE, Answer, Scores, ScoringPlan, plan_scoring, score
+from enclave.engines.he.linear.weights import (
+    EncryptedWeights,
+    Query,
+    query_phases,
+    scoring,
+    send_weights,
+    side_by_side,
+    torus_phases,
+)
+from enclave.engines.he.linear.weights import weights as linear
 from enclave.engines.he.planner import LinearWork, plan_linear
-from enclave.engines.he.products import protected
-from enclave.engines.he.ring import Words
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.scoring import RANGE, Answer, Scores, ScoringPlan, plan_scoring, score
 from enclave.engines.interface import Permit
 from enclave.engines.mpc.recorder import Recorder
 from enclave.errors import BadInput, BadSpec, PolicyRefused, RangeExceeded, Refused

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from enclave.engines.he.keys import PublicSeed, SecretKey
-from enclave.engines.he.matvec import MatrixPacking
-from enclave.engines.he.ring import Words
-from enclave.engines.he.rlwe import encrypt, expand, phase
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.shared_products import multiply, noise_deviation, parameters
+from enclave.engines.he.lattice.keys import PublicSeed, SecretKey
+from enclave.engines.he.lattice.ring import Words
+from enclave.engines.he.lattice.rlwe import encrypt, expand, phase
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.linear.matvec import MatrixPacking
+from enclave.engines.he.linear.shared_products import multiply, noise_deviation, parameters
 
 SEED = PublicSeed.derived(b"shared products")
 RING = parameters().ring()

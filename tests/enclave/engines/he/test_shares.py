@@ -8,15 +8,15 @@ import os
 import numpy as np
 import pytest
 
-from enclave.engines.he import shares
-from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
-from enclave.engines.he.matvec import MatrixPacking
-from enclave.engines.he.parameters import checked, primes_of
-from enclave.engines.he.ring import Ring, Words
-from enclave.engines.he.rlwe import encrypt, encrypt_zero, expand
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.shared_products import multiply, noise_deviation, parameters
-from enclave.engines.he.shares import Pair, returned_bits, rounding_deviation, to_shares
+from enclave.engines.he.lattice.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.parameters import checked, primes_of
+from enclave.engines.he.lattice.ring import Ring, Words
+from enclave.engines.he.lattice.rlwe import encrypt, encrypt_zero, expand
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.linear.matvec import MatrixPacking
+from enclave.engines.he.linear.shared_products import multiply, noise_deviation, parameters
+from enclave.engines.he.linear.shares import Pair, returned_bits, rounding_deviation, to_shares
+from enclave.engines.he.linear.weights import shares
 from enclave.engines.mpc.session import Session
 from enclave.errors import BadSpec
 from tests.enclave.workloads.ranks import at_every_rank

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enclave.engines.he import slots as module
-from enclave.engines.he.keys import PublicKey, PublicSeed, SecretKey
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.slots import DEGREE, FLOOD_BITS, HIDING_BITS, Slots, plaintext_primes, slot_parameters
+from enclave.engines.he.decisions import slots as module
+from enclave.engines.he.decisions.slots import DEGREE, FLOOD_BITS, HIDING_BITS, Slots, plaintext_primes, slot_parameters
+from enclave.engines.he.lattice.keys import PublicKey, PublicSeed, SecretKey
+from enclave.engines.he.lattice.sampling import Source
 from enclave.errors import BadInput, Refused
 
 PRIMES = plaintext_primes(6)

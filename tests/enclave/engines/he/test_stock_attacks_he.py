@@ -15,16 +15,16 @@ import tenseal as ts
 import tenseal.sealapi as seal
 from numpy.typing import NDArray
 
-from enclave.engines.he import rlwe
+from enclave.engines.he.decisions.zero_forms import small_slots
 from enclave.engines.he.engine import Keys
-from enclave.engines.he.keys import Domain, PublicKey, SecretKey
-from enclave.engines.he.packing import EncodedRows
-from enclave.engines.he.products import protected
-from enclave.engines.he.ring import Ring, Words
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.scoring import RANGE, Scores, plan_scoring
-from enclave.engines.he.wire import unpack_bits
-from enclave.engines.he.zero_forms import small_slots
+from enclave.engines.he.lattice import rlwe
+from enclave.engines.he.lattice.keys import Domain, PublicKey, SecretKey
+from enclave.engines.he.lattice.products import protected
+from enclave.engines.he.lattice.ring import Ring, Words
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.lattice.wire import unpack_bits
+from enclave.engines.he.linear.packing import EncodedRows
+from enclave.engines.he.linear.scoring import RANGE, Scores, plan_scoring
 from enclave.errors import BadInput, RangeExceeded
 from tests.enclave.engines.he.test_scoring import BITS, Party, Rows, made, one_column, scored
 

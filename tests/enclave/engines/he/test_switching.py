@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import tenseal.sealapi as seal
 
-from enclave.engines.he.keys import PublicSeed, SecretKey
-from enclave.engines.he.noise import switching_variance
-from enclave.engines.he.parameters import checked, primes_of
-from enclave.engines.he.rlwe import decode, encrypt, expand, phase
-from enclave.engines.he.sampling import Source
-from enclave.engines.he.switching import (
+from enclave.engines.he.lattice.keys import PublicSeed, SecretKey
+from enclave.engines.he.lattice.noise import switching_variance
+from enclave.engines.he.lattice.parameters import checked, primes_of
+from enclave.engines.he.lattice.rlwe import decode, encrypt, expand, phase
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.lattice.switching import (
     SwitchKey,
     apply_automorphism,
     automorphism_key,

@@ -10,13 +10,21 @@ import pytest
 from sklearn.datasets import load_breast_cancer
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from enclave.engines.he import rlwe, training
-from enclave.engines.he.descent import INTERVAL, OwnRows, Problem, own_rows, plain_training, sigmoid_coefficients
-from enclave.engines.he.encrypted_steps import key_uses
-from enclave.engines.he.evaluation_keys import key_bytes
-from enclave.engines.he.periods import Period, weight_words
-from enclave.engines.he.ring import Ring, ntt_primes
-from enclave.engines.he.sampling import Source
+from enclave.engines.he.ckks.evaluation_keys import key_bytes
+from enclave.engines.he.lattice import rlwe
+from enclave.engines.he.lattice.ring import Ring, ntt_primes
+from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.regression import training
+from enclave.engines.he.regression.descent import (
+    INTERVAL,
+    OwnRows,
+    Problem,
+    own_rows,
+    plain_training,
+    sigmoid_coefficients,
+)
+from enclave.engines.he.regression.encrypted_steps import key_uses
+from enclave.engines.he.regression.periods import Period, weight_words
 from enclave.engines.interface import Permit
 from enclave.errors import BadData, BadInput, BadSpec
 
@@ -189,7 +197,7 @@ def test_a_training_of_zeros_is_refused_at_its_owner(run_he: Any) -> None:
 
 def test_weights_stay_in_ciphertexts(run_he: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the buyer decrypts is uniform: it tells rows of ones from rows of noise no better than chance."""
-    from enclave.engines.he import refresh as module
+    from enclave.engines.he.regression import refresh as module
 
     seen: list[np.ndarray] = []
     original = rlwe.phase

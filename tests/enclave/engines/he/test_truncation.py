@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from enclave.engines.he import truncation
-from enclave.engines.he.truncation import truncated
+from enclave.engines.he.decisions import truncation
+from enclave.engines.he.decisions.truncation import truncated
 from enclave.engines.interface import Permit
 from enclave.errors import BadSpec, PolicyRefused
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from enclave.engines.he import wire
-from enclave.engines.he.parameters import primes_of
+from enclave.engines.he.lattice import wire
+from enclave.engines.he.lattice.parameters import primes_of
 from enclave.errors import BadInput
 
 N = 1024

@@ -1,0 +1,1 @@
+"""Comparisons, exact truncation and counts between the buyer and its owners, with no third party."""

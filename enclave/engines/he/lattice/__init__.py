@@ -1,0 +1,1 @@
+"""Ring-LWE: rings of polynomials, keys, encryption of phases, key switching, and residues on the wire."""

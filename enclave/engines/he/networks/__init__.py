@@ -1,0 +1,1 @@
+"""Networks with polynomial activations: encrypted weights, plaintext rows, exact integers."""

@@ -1,0 +1,1 @@
+"""Linear and logistic regression on encrypted weights, refreshed under uniform masks."""
