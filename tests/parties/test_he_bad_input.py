@@ -27,8 +27,8 @@ from enclave.engines.mpc.recorder import Recorder
 from enclave.errors import BadInput, EnclaveError, RangeExceeded
 from enclave.messages import Decision, JobSpec
 from enclave.models import dense_architecture
+from tests.enclave.engines.he.linear.test_scoring import BITS, Party, Rows, made
 from tests.enclave.engines.he.network_models import dense
-from tests.enclave.engines.he.test_scoring import BITS, Party, Rows, made
 from tests.parties.fleet import Fleet, table
 
 MUTATIONS = int(os.environ.get("ENCLAVE_MUTATIONS", "1500"))

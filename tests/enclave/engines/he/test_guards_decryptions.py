@@ -13,10 +13,11 @@ from enclave.engines.he.lattice.keys import SecretKey
 from enclave.engines.he.linear.weights import shared_products
 from enclave.engines.he.regression.descent import Problem, own_rows
 from enclave.errors import Refused
-from tests.enclave.engines.he import test_counting, test_training, test_truncation
+from tests.enclave.engines.he.decisions import test_counting, test_truncation
+from tests.enclave.engines.he.linear.test_gram import summed
+from tests.enclave.engines.he.linear.test_scoring import made, scored
 from tests.enclave.engines.he.network_models import dense, predicted
-from tests.enclave.engines.he.test_gram import summed
-from tests.enclave.engines.he.test_scoring import made, scored
+from tests.enclave.engines.he.regression import test_training
 
 RNG = np.random.default_rng(8)
 

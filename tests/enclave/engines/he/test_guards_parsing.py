@@ -16,7 +16,7 @@ from enclave.engines.he.lattice.wire import unpack
 from enclave.engines.he.linear.gram import evaluate_functional, plan_functional
 from enclave.engines.he.linear.weights import weights as linear
 from enclave.engines.mpc.recorder import Recorder
-from tests.enclave.engines.he.test_scoring import made, scored
+from tests.enclave.engines.he.linear.test_scoring import made, scored
 
 PACKAGE = Path(enclave.__file__).parent
 

@@ -24,7 +24,7 @@ from enclave.engines.he.linear.gram import plan_functional
 from enclave.engines.he.linear.scoring import plan_scoring
 from enclave.engines.he.linear.weights import shares
 from enclave.engines.he.planner import HONEST
-from tests.enclave.engines.he.test_scoring import BITS
+from tests.enclave.engines.he.linear.test_scoring import BITS
 
 PLAN = plan_scoring(1, 1, 8192, BITS, 16.0)
 RING = PLAN.query.parameters.ring()

@@ -26,7 +26,7 @@ from enclave.engines.he.lattice.wire import unpack_bits
 from enclave.engines.he.linear.packing import EncodedRows
 from enclave.engines.he.linear.scoring import RANGE, Scores, plan_scoring
 from enclave.errors import BadInput, RangeExceeded
-from tests.enclave.engines.he.test_scoring import BITS, Party, Rows, made, one_column, scored
+from tests.enclave.engines.he.linear.test_scoring import BITS, Party, Rows, made, one_column, scored
 
 DEGREE = 4096
 SCALE = 2.0**20
