@@ -25,10 +25,12 @@ from enclave.messages import (
     Target,
 )
 from enclave.models import Model, dense_architecture
+from enclave.workloads.numeric import output_errors
 from parties.buyer import Buyer, Schedule
 from parties.buyer.engines import compare, drafted, evaluating
 from parties.buyer.preparing import Parties, imagined
 from parties.buyer.specs import Offer, Terms
+from parties.cli.quoting import quote_text
 
 GIVEN: dict[str, Any] = {"data": ["a/x"], "rows": [4000]}
 
@@ -75,6 +77,27 @@ def test_he_needs_nobody_else(lonely: Buyer) -> None:
     assert found.engine == "he" and found.dealer == "" and found.dealer_bytes == 0
     assert found.parties == ("a", "lab") and found.hiding
     assert all(hidden.bits is None or hidden.bits >= 40 for hidden in found.hiding)
+
+
+def square() -> Model:
+    """w2 (w1 x)^2, in two linear layers."""
+    network = dense_architecture(4, [3], 1, "relu")
+    first, _, last = network.layers
+    product = Layer("mul", "square", (first.name, first.name))
+    layers = (first, product, replace(last, inputs=("square",)))
+    rng = np.random.default_rng(0)
+    weights = {p.name: rng.normal(size=p.shape) for p in network.parameters}
+    return Model(replace(network, layers=layers), weights)
+
+
+def test_the_error_of_an_encrypted_network_is_its_own(lonely: Buyer) -> None:
+    asked: dict[str, Any] = {"encoding": encoding(2), "metrics": (), "predictions": True, "engine": "he", **GIVEN}
+    model = square()
+    quote = lonely.quote_evaluate(model, **asked)
+    found = quote.numbers.output_error
+    shared = output_errors(model, asked["encoding"], quote.numbers.frac_bits, rows=40)
+    assert found is not None and float(max(errors.max() for errors in shared.values())) < found < 0.1
+    assert f"error of an output: at most {found:.2g}" in quote_text(quote)
 
 
 def test_auto_without_a_dealer_is_he_or_a_clear_refusal(lonely: Buyer) -> None:
