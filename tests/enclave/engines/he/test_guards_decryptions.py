@@ -10,7 +10,7 @@ import pytest
 
 from enclave.engines.he import engine as he_engine
 from enclave.engines.he.lattice.keys import SecretKey
-from enclave.engines.he.linear.weights import shared_products
+from enclave.engines.he.linear import shared_products
 from enclave.engines.he.regression.descent import Problem, own_rows
 from enclave.errors import Refused
 from tests.enclave.engines.he.decisions import test_counting, test_truncation

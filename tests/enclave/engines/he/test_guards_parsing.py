@@ -13,8 +13,8 @@ import enclave
 from enclave.engines.he import engine as he_engine
 from enclave.engines.he.engine import HeEngine
 from enclave.engines.he.lattice.wire import unpack
+from enclave.engines.he.linear import weights as linear
 from enclave.engines.he.linear.gram import evaluate_functional, plan_functional
-from enclave.engines.he.linear.weights import weights as linear
 from enclave.engines.mpc.recorder import Recorder
 from tests.enclave.engines.he.linear.test_scoring import made, scored
 

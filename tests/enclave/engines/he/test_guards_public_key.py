@@ -20,9 +20,9 @@ from enclave.engines.he.lattice.keys import Domain, PublicKey, PublicSeed, Secre
 from enclave.engines.he.lattice.products import protected
 from enclave.engines.he.lattice.ring import Ring, Words
 from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.linear import shares
 from enclave.engines.he.linear.gram import plan_functional
 from enclave.engines.he.linear.scoring import plan_scoring
-from enclave.engines.he.linear.weights import shares
 from enclave.engines.he.planner import HONEST
 from tests.enclave.engines.he.linear.test_scoring import BITS
 

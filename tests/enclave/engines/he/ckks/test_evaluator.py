@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tenseal.sealapi as sealapi
 
-from enclave.engines.he.ckks.evaluator import Encrypted, Evaluator, galois_element, seal
+from enclave.engines.he.ckks import seal
+from enclave.engines.he.ckks.evaluator import Encrypted, Evaluator, galois_element
 from enclave.engines.he.ckks.seal import Context
 from enclave.engines.he.lattice.keys import Domain, PublicSeed, SecretKey
 from enclave.engines.he.lattice.parameters import checked, primes_of

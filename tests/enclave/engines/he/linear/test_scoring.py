@@ -18,18 +18,18 @@ from enclave.engines.he.lattice.keys import Domain, PublicKey, PublicSeed, Secre
 from enclave.engines.he.lattice.products import protected
 from enclave.engines.he.lattice.ring import Words
 from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.linear import scoring
+from enclave.engines.he.linear import weights as linear
 from enclave.engines.he.linear.packing import EncodedRows, Packing
 from enclave.engines.he.linear.scoring import RANGE, Answer, Scores, ScoringPlan, plan_scoring, score
 from enclave.engines.he.linear.weights import (
     EncryptedWeights,
     Query,
     query_phases,
-    scoring,
     send_weights,
     side_by_side,
     torus_phases,
 )
-from enclave.engines.he.linear.weights import weights as linear
 from enclave.engines.he.planner import LinearWork, plan_linear
 from enclave.engines.interface import Permit
 from enclave.engines.mpc.recorder import Recorder

@@ -13,10 +13,10 @@ from enclave.engines.he.lattice.parameters import checked, primes_of
 from enclave.engines.he.lattice.ring import Ring, Words
 from enclave.engines.he.lattice.rlwe import encrypt, encrypt_zero, expand
 from enclave.engines.he.lattice.sampling import Source
+from enclave.engines.he.linear import shares
 from enclave.engines.he.linear.matvec import MatrixPacking
 from enclave.engines.he.linear.shared_products import multiply, noise_deviation, parameters
 from enclave.engines.he.linear.shares import Pair, returned_bits, rounding_deviation, to_shares
-from enclave.engines.he.linear.weights import shares
 from enclave.engines.mpc.session import Session
 from enclave.errors import BadSpec
 from tests.enclave.workloads.ranks import at_every_rank

@@ -14,8 +14,8 @@ from enclave.engines.he.lattice.ring import Ring, Words
 from enclave.engines.he.lattice.rlwe import phase
 from enclave.engines.he.lattice.sampling import Source
 from enclave.engines.he.linear.matvec import MatrixPacking
+from enclave.engines.he.networks import crossterms
 from enclave.engines.he.networks.crossterms import Buyer, Moduli, Owner, matmul_modulo
-from enclave.engines.he.networks.plan import crossterms
 
 DEGREE = 8192
 PARAMETERS = checked("bfv", DEGREE, primes_of(DEGREE, [50] * 4))
