@@ -103,7 +103,7 @@ def affine_form(architecture: Architecture) -> AffineForm:
     if wrong is not None:
         raise BadModel(
             f"layer {wrong.name}: without a dealer, engine he evaluates models that are linear up to a final "
-            f"sigmoid, softmax or tanh, found {wrong.op}",
+            f"sigmoid, softmax or tanh, or of linear layers and products, found {wrong.op}",
             hint="hybrid or mpc would do: --engine hybrid, or --engine mpc",
         )
     if final == "softmax" and shape[-1] == 1:
