@@ -144,6 +144,7 @@ def make_plan(
     engine: str = "mpc",
     has_dealer: bool = True,
     rows: Mapping[int, int] | None = None,
+    largest: float = 1.0,
 ) -> Plan:
     """Runs `workload` on shapes and writes down its steps.
 
@@ -151,22 +152,22 @@ def make_plan(
         parties: ranks that hold shares (owners and buyer).
         frac_bits: fractional bits of numbers.
         network: "lan" or "wan", what protocols are chosen for.
-        engine: "mpc", "hybrid" or "he", see `engine_for`, as for `rows`.
+        engine: "mpc", "hybrid" or "he", see `engine_for`, as for `rows` and `largest`.
         workload: the job, its release included; it must not look at values, and there are none.
     """
     recorder = Recorder(parties, has_dealer=has_dealer)
-    running = engine_for(engine, recorder, frac_bits, network, rows)
+    running = engine_for(engine, recorder, frac_bits, network, rows, largest=largest)
     workload(running)
     links: Counter[tuple[int, int]] = Counter()
     stages: dict[str, list[int]] = {}
-    rounds = openings = words = dealt = largest = 0
+    rounds = openings = words = dealt = largest_deal = 0
     learnt = [0] * parties
     releases: list[tuple[str, int]] = []
     for (stage, record), count in Counter(recorder.records).items():
         totals = stages.setdefault(stage, [0, 0, 0])
         if record[0] == "deal":
             dealt += record[2] * count
-            largest = max(largest, record[2])
+            largest_deal = max(largest_deal, record[2])
             totals[2] += record[2] * count
             links[(parties, 0)] += record[2] * count
         elif record[0] == "open":
@@ -195,7 +196,7 @@ def make_plan(
         opened_words=words,
         link_bytes={link: size for link, size in sorted(links.items()) if size},
         dealer_bytes=dealt,
-        largest_deal_bytes=largest,
+        largest_deal_bytes=largest_deal,
         releases=tuple(releases),
         stages=tuple(Stage(name, *totals) for name, totals in stages.items()),
         largest_tensor_bytes=recorder.largest_tensor_bytes,

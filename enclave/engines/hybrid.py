@@ -50,6 +50,7 @@ MOST_QUERIES = 2048
 MOST_MORE_BYTES = 16 << 20
 _MOST_CONSTANTS = 1024  # to expand: 270 MB in an owner's memory
 _EXPANSION_GAIN = 0.75  # what expanding may still send: it takes an owner milliseconds for each constant
+_EXPANSION_RANGE = 512.0  # of rows: beyond, the noise of expanded weights would reach the last bits of products
 _USUAL_ROWS = 4096  # of one block
 _READ_ONCE = "weights that one party knows, or rows that are read once"  # a training has neither, in no step
 
@@ -120,6 +121,7 @@ class HybridEngine(MpcEngine):
 
     Args:
         rows: of the whole job by the rank that holds them, when each is read once; None: not known.
+        largest: magnitude of their values, by the ranges that the job declares.
         always: rows must not leave their owner: bytes do not count, and what cannot be encrypted is refused.
     """
 
@@ -130,10 +132,11 @@ class HybridEngine(MpcEngine):
         network: str = "lan",
         rows: Mapping[int, int] | None = None,
         *,
+        largest: float = 1.0,
         always: bool = False,
     ) -> None:
         super().__init__(session, frac_bits, network)
-        self._rows, self._always = dict(rows or {}), always
+        self._rows, self._largest, self._always = dict(rows or {}), largest, always
         receivers = tuple(sorted(self._rows)) or tuple(range(session.parties))
         self._encrypted = SharedProducts(session, frac_bits, receivers)
         self._expanded = SharedProducts(session, frac_bits, receivers, expanding_parameters())
@@ -210,7 +213,7 @@ class HybridEngine(MpcEngine):
         return self._packings[key]
 
     def _packing(self, product: _Matrices, x: RingTensor, y: RingTensor) -> _Choice | str:
-        """Chosen from shapes alone; or what it would take to encrypt the product."""
+        """Chosen from shapes and declared ranges; or what it would take to encrypt the product."""
         holders = self._holders(y)
         encrypted, others = self._encrypted, self.session.parties - 1
         degree, (n, inputs, outputs) = encrypted.parameters.degree, product.matrix
@@ -226,7 +229,7 @@ class HybridEngine(MpcEngine):
             return f"at most {MOST_QUERIES} ciphertexts of weights, found {packing.groups}"
         # One more for the public key.
         choice = _Choice(packing, 0, (1 + packing.groups) * query + _answers(packing, counts) * answer)
-        if outputs == 1 and 1 < inputs <= _MOST_CONSTANTS:
+        if outputs == 1 and 1 < inputs <= _MOST_CONSTANTS and self._largest <= _EXPANSION_RANGE:
             choice = min((choice, *self._expansions(inputs, counts, copies, answers, choice)), key=lambda c: c.sent)
         # Masked once each, to all others; and a dealt share of the product.
         rows = sum(rows * count for rows, count in blocks)
@@ -289,13 +292,14 @@ def engine_for(
     network: str = "lan",
     rows: Mapping[int, int] | None = None,
     encodings: Encodings | None = None,
+    largest: float = 1.0,
 ) -> Engine:
     """The engine of a job, as its specification names it.
 
     Args:
         engine: "mpc"; "hybrid", which encrypts where rows and weights meet as far as that is feasible; "he", which
             does so always and, without a dealer, opens nothing but its outputs.
-        rows: of the whole job by rank, if each is read once, see `HybridEngine`.
+        rows, largest: of the whole job, if each row is read once, see `HybridEngine`.
         encodings: where an owner keeps encoded rows, if it does; "he" alone has a use for them.
     """
     if engine == "mpc":
@@ -304,4 +308,4 @@ def engine_for(
         from enclave.engines.he.engine import HeEngine
 
         return cast(Engine, HeEngine(session, frac_bits, encodings=encodings))
-    return cast(Engine, HybridEngine(session, frac_bits, network, rows, always=engine == "he"))
+    return cast(Engine, HybridEngine(session, frac_bits, network, rows, largest=largest, always=engine == "he"))

@@ -53,7 +53,8 @@ def job_engine(spec: JobSpec, session: Session, encodings: Encodings | None = No
     """The engine that a job names, on a session of one of its parties."""
     from enclave.engines.hybrid import engine_for
 
-    return engine_for(spec.engine, session, spec.frac_bits, spec.network, _read_once(spec), encodings)
+    rows, largest = _read_once(spec), _largest(spec)
+    return engine_for(spec.engine, session, spec.frac_bits, spec.network, rows, encodings, largest)
 
 
 def _read_once(spec: JobSpec) -> dict[int, int]:
@@ -61,6 +62,13 @@ def _read_once(spec: JobSpec) -> dict[int, int]:
     from enclave.workloads import row_holders
 
     return dict(row_holders(spec)) if spec.kind == "evaluate" else {}
+
+
+def _largest(spec: JobSpec) -> float:
+    """The largest magnitude of an encoded value, by declared ranges."""
+    from enclave.workloads.specification import input_bound
+
+    return input_bound(spec)
 
 
 def run_on(engine: Any, spec: JobSpec) -> bytes:
@@ -90,6 +98,7 @@ def sealed_plan(spec: JobSpec) -> Seal:
             engine=spec.engine,
             has_dealer=spec.has_dealer,
             rows=_read_once(spec),
+            largest=_largest(spec),
         )
     except (ArithmeticError, ValueError, MemoryError, RecursionError) as error:
         # Sizes and constants come from the specification: one that breaks the arithmetic is at fault itself.

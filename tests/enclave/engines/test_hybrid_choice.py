@@ -185,3 +185,15 @@ def test_the_choice_of_engines() -> None:
     assert type(engine_for("hybrid", Recorder(2), 20)) is HybridEngine
     assert type(engine_for("he", Recorder(2), 20)) is HybridEngine
     assert not isinstance(engine_for("he", Recorder(2, has_dealer=False), 20), MpcEngine)
+
+
+def test_wide_ranges_are_not_expanded() -> None:
+    def sent(largest: float) -> dict[tuple[int, int], int]:
+        def workload(engine: Engine) -> None:
+            engine.matmul(engine.private(None, (100_000, 200), 0), engine.private(None, (200, 1), 1), lazy=True)
+
+        return make_plan(2, 20, workload, engine="hybrid", rows={0: 100_000}, largest=largest).link_bytes
+
+    assert sent(512.0)[1, 0] == 8 * 102_400 + 5 * 307_200
+    assert sent(512.5)[1, 0] % 51_200 == 0  # weights as they are, whose noise is 2^9 times smaller
+    assert sent(512.5)[1, 0] > sent(512.0)[1, 0]

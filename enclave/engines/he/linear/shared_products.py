@@ -107,7 +107,7 @@ def noise_deviation(ring: Ring, packing: MatrixPacking, row_bits: float, expansi
 
     Args:
         expansion: of the weights, if they are. It makes their noise larger, about 2^9 times for 6 levels: rows of 2^9
-            and more lose the last bits of their products.
+            and more would lose the last bits of their products: `HybridEngine` expands for smaller ones alone.
     """
     energy = ring.degree * ERROR_DEVIATION**2
     if expansion is not None:
