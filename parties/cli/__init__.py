@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from enclave.errors import EnclaveError
 from parties.cli.arguments import UsageError, build_parser
-from parties.cli.console import DONE, FAILED, INTERRUPTED, USAGE, Answer, Console
+from parties.cli.console import DONE, FAILED, USAGE, Answer, Console
 
 __all__ = ["main"]
 
@@ -41,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return FAILED
         return console.error(_file_error(error))
     except KeyboardInterrupt:
-        console.note("interrupted")
-        return INTERRUPTED
+        return console.interrupted()
 
 
 def _commands(group: str) -> Mapping[str, Command]:

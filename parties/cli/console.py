@@ -73,6 +73,15 @@ class Console:
         """Something a person may want to know while waiting."""
         print(text, file=self.stderr, flush=True)
 
+    def interrupted(self) -> int:
+        """Says that the user stopped the command, and returns the exit code."""
+        if self.as_json:
+            body = {"code": "interrupted", "message": "interrupted", "hint": ""}
+            print(json.dumps({"error": body}), file=self.stdout, flush=True)
+        else:
+            self.note("interrupted")
+        return INTERRUPTED
+
     def error(self, error: EnclaveError) -> int:
         """Prints the error (and, with --json, its object on stdout) and returns the exit code."""
         notes: list[str] = getattr(error, "__notes__", [])

@@ -294,3 +294,16 @@ def test_help_imports_nothing_heavy() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert "COMMAND" in done.stdout
+
+
+def test_an_interrupted_command_says_so_in_the_form_asked_for(
+    enclave: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Identity, "create", stop)
+    assert enclave("init", "buyer", "lab", "--home", tmp_path / "lab") == 130
+    assert (enclave.out, enclave.err) == ("", "interrupted\n")
+    assert enclave("init", "buyer", "lab", "--home", tmp_path / "lab", "--json") == 130
+    assert enclave.json()["error"]["code"] == "interrupted"
