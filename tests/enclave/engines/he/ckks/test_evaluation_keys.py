@@ -38,6 +38,7 @@ def made(run_he: Any, parameters: Parameters) -> tuple[Any, list[Evaluator], Any
 
 def test_keys_work_up_to_their_level(made: Any, parameters: Parameters) -> None:
     _, (owner, buyer), keys = made
+    keys.allow(6)
     values = np.random.default_rng(0).uniform(-1, 1, N // 2)
     ring = parameters.ring()
     coded = buyer.context.residues(buyer.encode(values, 2, SCALE).raw)
