@@ -25,10 +25,15 @@ from enclave.messages import DatasetInfo, DatasetRef, Encoding, is_name
 if TYPE_CHECKING:
     from enclave.datasets import RowSource
 
-__all__ = ["Catalogue", "Registered"]
+__all__ = ["Catalogue", "Registered", "encodings_folder"]
 
 _MAX_INFO_BYTES = 8 << 20
 _SALT_BYTES = 32
+
+
+def encodings_folder(home: Path) -> Path:
+    """Where an owner keeps rows that were encoded for encrypted products: plaintext in another form."""
+    return home / "encodings"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class Catalogue:
 
     def __init__(self, home: Path, owner: str) -> None:
         self._folder = home / "datasets"
+        self._encodings = encodings_folder(home)
         self._owner = owner
 
     def add(self, toml_path: Path, *, replace: bool = False) -> Registered:
@@ -96,12 +102,19 @@ class Catalogue:
         except OSError as error:
             shutil.rmtree(fresh, ignore_errors=True)
             raise StoreError(f"cannot register {dataset.name}: {error.strerror}") from error
+        self._forget_rows(dataset.name)
         return self.get(dataset.name)
 
     def remove(self, name: str) -> None:
-        """Forgets a registration; the data itself stays. Raises BadInput when there is none."""
+        """Forgets a registration and its encoded rows; the data itself stays. Raises BadInput when there is none."""
         self.get(name)
         shutil.rmtree(self._folder / name)
+        self._forget_rows(name)
+
+    def _forget_rows(self, name: str) -> None:
+        from enclave.engines.he.linear.encodings import Encodings
+
+        Encodings(folder=self._encodings).forget(name.encode())
 
     def get(self, name: str) -> Registered:
         """The registered data set called `name`; raises BadInput when there is none, StoreError when it is damaged."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from enclave.engines.interface import Permit
 from enclave.errors import BadSpec, PlanMismatch, PolicyRefused
 from enclave.executor.assignment import Assignment
+from enclave.executor.catalogue import encodings_folder
 from enclave.messages import JobSpec
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def kept_encodings(job: Assignment, home: Path, limit_bytes: int) -> Encodings |
         return None
     from enclave.engines.he.linear.encodings import Encodings
 
-    return Encodings(folder=home / "encodings", folder_bytes=limit_bytes)
+    return Encodings(folder=encodings_folder(home), folder_bytes=limit_bytes)
 
 
 def job_engine(spec: JobSpec, session: Session, encodings: Encodings | None = None) -> Engine:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from enclave.engines.he.linear.encodings import Encodings
 from enclave.errors import BadData, BadInput, StoreError
-from enclave.executor.catalogue import Catalogue, Registered
+from enclave.executor.catalogue import Catalogue, Registered, encodings_folder
 from enclave.messages import Category, ClassTarget, Encoding, Feature, NumericFeature, Target
 
 TOML = """
@@ -124,3 +126,18 @@ def test_no_registrations_are_no_error(catalogue: Catalogue) -> None:
     assert catalogue.all() == ()
     with pytest.raises(BadInput):
         catalogue.remove("points")
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_encoded_rows_go_with_their_registration(
+    catalogue: Catalogue, registered: Registered, data: Path, tmp_path: Path, replaced: bool
+) -> None:
+    folder = encodings_folder(tmp_path / "home")
+    for name in (b"points", b"others"):
+        Encodings(0, folder).opened((name, registered.info.ref.version), 1, (8,)).put(0, np.ones((1, 8), np.uint64))
+    assert len(list(folder.iterdir())) == 2
+    if replaced:
+        catalogue.add(data / "points.toml", replace=True)
+    else:
+        catalogue.remove("points")
+    assert len(list(folder.iterdir())) == 1, "those of the other data set stay"

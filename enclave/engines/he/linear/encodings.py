@@ -98,6 +98,10 @@ class Encodings:
         for path in self._files(f"{name}-*"):
             if not path.name.startswith(f"{name}-{version}-"):
                 path.unlink(missing_ok=True)
+        for part in self._files("*.rows.*"):
+            process = part.name.rpartition(".")[2].partition("-")[0]
+            if process.isdecimal() and not _is_running(int(process)):
+                part.unlink(missing_ok=True)  # of a process that was killed
         path = folder / f"{name}-{version}-{kept.digest.hex()[:32]}.rows"
         size = _HEADER_BYTES + kept.block_bytes * kept.blocks
         with suppress(FileNotFoundError):
@@ -230,6 +234,16 @@ class _File:
         self._close()
         if self._part is not None:
             self._part.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs, as somebody else
+        return True
+    return True
 
 
 def _header(digest: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +185,13 @@ def test_a_folder_that_cannot_be_written_is_done_without(tmp_path: Path) -> None
     blocked.write_bytes(b"")
     source = Source(RNG.normal(size=(N, 2)))
     assert len(list(encoded(source, Packing(N, 2), Encodings(0, blocked / "rows"), b"rows", b"v1"))) == 1
+
+
+def test_what_a_killed_process_left_goes_with_the_next_run(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    left, running = (tmp_path / f"a-b-c.rows.{process}-00" for process in (gone.pid, os.getpid()))
+    for path in (left, running):
+        path.write_bytes(b"rows")
+    Encodings(0, tmp_path).opened((b"rows", b"v1"), 1, (8,))
+    assert not left.exists() and running.exists()
