@@ -17,7 +17,7 @@ from enclave.executor.dealing import dealing_session_id, run_dealing, shelf_of, 
 from enclave.executor.session import SessionResult, plan_job
 from enclave.identity import Identity, TrustStore
 from enclave.workloads import finish
-from tests.enclave.executor.test_session import LONG_S, Room
+from tests.enclave.executor.session_room import LONG_S, Room
 
 MakeRoom = Callable[..., Room]
 

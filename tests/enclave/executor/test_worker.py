@@ -19,7 +19,7 @@ from enclave.executor.orders import Failure, Located, NodeOrder, Order, Outcome,
 from enclave.executor.worker import _fitting
 from enclave.identity import Identity
 from enclave.messages import Encoding, Feature, NumericFeature, Signed
-from tests.enclave.executor.test_session import Room, make_room
+from tests.enclave.executor.session_room import Room, make_room
 
 __all__ = ["make_room"]
 
